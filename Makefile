@@ -1,0 +1,48 @@
+# The two promises: `make demo` runs the main job, `make test` passes the tests. Everything else serves them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up clean test lint types unit integration system constraints
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## build .venv with the pinned packages, compiled
+
+$(STAMP): pyproject.toml constraints.txt tools/install.sh
+	PYTHON=$(PYTHON) sh tools/install.sh $(VENV)
+	@touch $(STAMP)
+
+demo: install  ## run the main job: a year of flights through the loops in a real Airflow
+	$(BIN)/python -m demo run
+
+up: install  ## start the demo's services and keep the UI running for a look around
+	$(BIN)/python -m demo up
+
+clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
+	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache
+
+test: lint types unit integration system  ## lint, types and all tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/pytest tests/unit
+
+integration: install
+	$(BIN)/pytest tests/integration
+
+system: install
+	$(BIN)/pytest tests/system
+
+constraints: install  ## pin again, for Python 3.11 to 3.13
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+		--no-header --no-annotate --upgrade -q -o constraints.txt

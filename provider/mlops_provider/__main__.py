@@ -1,0 +1,196 @@
+"""`mlops`: the steps and the loops in a terminal or a pod. Every command has `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlops_provider import __version__, config, report
+from mlops_provider.config import ModelConfig
+from mlops_provider.deployment import Deployment, from_environment
+from mlops_provider.exceptions import ConfigError, MlopsError, RequestError
+from mlops_provider.modelcode import pack
+from mlops_provider.steps import step
+from mlops_provider.steps.step import Job, Outcome, Request
+from mlops_provider.storage import Storage, join
+
+_QUIET = {
+    "GX_ANALYTICS_ENABLED": "False",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Exit status: 0 all is well, 1 a judgement or a step failed, 2 wrong use."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mlops_provider").setLevel(logging.WARNING if options.json else logging.INFO)
+    try:
+        return int(options.command(options))
+    except MlopsError as error:
+        print(f"mlops {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        return 2 if isinstance(error, ConfigError | RequestError) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlops", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[Any], int], about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(command=function)
+        added.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        return added
+
+    run = command("run", _run, "run one step from a JSON request to a JSON result")
+    run.add_argument("step", choices=sorted(step.STEPS), metavar="STEP", help=", ".join(step.STEPS))
+    run.add_argument("--request", required=True, help="file or URI of the request; - for standard input")
+    run.add_argument("--result", help="file or URI to write the result to")
+    run.add_argument("--force", action="store_true", help="run again even if nothing has changed")
+
+    lap = command("lap", _lap, "replay a model's partitions through all loops in this process")
+    _model_options(lap)
+    lap.add_argument("--root", default=".mlops/lap", help="folder for everything the lap writes (default %(default)s)")
+    lap.add_argument("--force", action="store_true", help="reuse nothing of an earlier lap in this folder")
+
+    status = command("status", _status, "what the loops decided about a model so far")
+    _model_options(status)
+    check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
+    _place_options(check)
+    command("schema", _schema, "print the JSON schema of model.yaml, for editors")
+    return parser
+
+
+def _place_options(parser: argparse.ArgumentParser) -> None:
+    include = os.environ.get("AIRFLOW__MLOPS__INCLUDE_DIR", "include")
+    environment = os.environ.get("AIRFLOW__MLOPS__ENVIRONMENT", "local")
+    parser.add_argument("--include", default=include, help="folder with models/ in it (default %(default)s)")
+    parser.add_argument("--environment", default=environment, help="whose overlays apply (default %(default)s)")
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="name of the model")
+    _place_options(parser)
+
+
+def _run(options: Any) -> int:
+    storage = Storage()
+    text = sys.stdin.read() if options.request == "-" else storage.read(options.request).decode()
+    try:
+        given = json.loads(text)
+        request = Request.model_validate({"step": options.step, **given})
+    except ValueError as error:
+        raise RequestError(f"{options.request}: {error}") from error
+    if request.step != options.step:
+        raise RequestError(f"{options.request} asks for the step {request.step!r}, not {options.step!r}")
+    outcome = step.run(request.model_copy(update={"force": request.force or options.force}))
+    content = outcome.model_dump(mode="json")
+    if options.result:
+        request.deployment.storage.write_json(options.result, content)
+    print(json.dumps(content, indent=1) if options.json else _told(options.step, outcome))
+    return 0
+
+
+def _lap(options: Any) -> int:
+    from mlops_provider.loops import Loops, replay
+
+    began = time.monotonic()
+    deployment = _prepared(Path(options.root).resolve(), options)
+    job = _job(options, deployment)
+    quiet = options.json
+
+    def told(label: str, outcome: Outcome) -> None:
+        if not quiet:
+            print(_told(f"{label}  {outcome.step}", outcome), flush=True)
+
+    for _ in replay(job, Loops(job, told), deployment.data_root):
+        pass
+    found = report.story(job)
+    faults = report.broken(found)
+    print(json.dumps(report.as_json(found), indent=1) if quiet else f"\n{report.render(found)}")
+    if not quiet:
+        print(f"\n{time.monotonic() - began:.0f} s; ledger, predictions and reports: {deployment.artifact_root}")
+        print("".join(f"BROKEN: {fault}\n" for fault in faults), end="")
+    return 1 if faults else 0
+
+
+def _prepared(root: Path, options: Any) -> Deployment:
+    """The lap's own deployment. What an earlier lap decided is forgotten; what it computed may be reused."""
+    marker = root / ".mlops-lap"
+    if root.exists() and any(root.iterdir()) and not marker.exists():
+        raise RequestError(f"{root} was not made by mlops lap; give --root another folder")
+    gone = ("artifacts", "data", "mlflow.db") if options.force else ()
+    decided = [f"artifacts/{room}/{options.model}" for room in ("ledger", "monitoring")]
+    manifests = root.glob(f"artifacts/predictions/{options.model}/*/manifest.json")
+    for path in (*(root / name for name in (*gone, *decided)), *manifests):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    _bare_repository(root / "data" / "repository.git")
+    return Deployment(
+        artifact_root=str(root / "artifacts"),
+        data_root=str(root / "data"),
+        environment=options.environment,
+        tracking_uri=f"sqlite:///{root / 'mlflow.db'}",
+        actor="mlops lap",
+    )
+
+
+def _bare_repository(path: Path) -> None:
+    import subprocess
+
+    if not path.exists():
+        subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(path)], check=True)
+
+
+def _job(options: Any, deployment: Deployment) -> Job:
+    directory = Path(options.include, "models", config.check_name(options.model))
+    return Job(pack(directory, options.environment, deployment.storage, deployment.artifact_root), deployment)
+
+
+def _status(options: Any) -> int:
+    job = _job(options, from_environment())
+    found = report.story(job)
+    print(json.dumps(report.as_json(found), indent=1) if options.json else report.render(found))
+    return 1 if report.broken(found) else 0
+
+
+def _validate(options: Any) -> int:
+    models, errors = config.load_all(options.include, options.environment)
+    names = [model.name for _, model in models]
+    if options.json:
+        print(json.dumps({"valid": names, "errors": [str(error) for error in errors]}, indent=1))
+    else:
+        print("".join(f"ok     {name}\n" for name in names) + "".join(f"ERROR  {error}\n" for error in errors), end="")
+    if not models and not errors:
+        raise ConfigError(f"{join(str(options.include), 'models')} holds no model")
+    return 1 if errors else 0
+
+
+def _schema(options: Any) -> int:
+    print(json.dumps(ModelConfig.model_json_schema(), indent=None if options.json else 1))
+    return 0
+
+
+def _told(label: str, outcome: Outcome) -> str:
+    return f"{label:<28} {'reused' if outcome.reused else f'{outcome.seconds:6.2f} s'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The assets of a model: the events by which its loops wake each other, and by which other DAGs follow it.
+
+An event only says that something happened. What there is to do follows from state (`steps.plan`), so an event's extra is for
+people and links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow.sdk import Asset, AssetAlias
+
+from mlops_provider.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ModelAssets:
+    """The assets of one model in one environment.
+
+    :ivar inputs: inputs of a partition have been delivered, labels not needed.
+    :ivar labels: labels of a partition have been delivered.
+    :ivar data: a partition was accepted and versioned.
+    :ivar predictions: a partition was scored.
+    :ivar retrain: it was decided to train a candidate.
+    :ivar candidate: a candidate was registered.
+    :ivar champion: the champion has changed.
+    :ivar decision: a partition is settled: nothing is trained on it, or its candidate was promoted or refused.
+    """
+
+    inputs: Asset
+    labels: Asset
+    data: Asset
+    predictions: Asset
+    retrain: Asset
+    candidate: Asset
+    champion: Asset
+    decision: Asset
+
+
+def model_assets(config: ModelConfig, environment: str) -> ModelAssets:
+    """The assets of a model; their names follow from the model's name, their URIs from the environment too."""
+
+    def asset(kind: str) -> Asset:
+        return Asset(name=f"{config.name}.{kind}", uri=f"mlops://{environment}/{config.name}/{kind}", group="mlops")
+
+    return ModelAssets(**{kind: asset(kind) for kind in ModelAssets.__dataclass_fields__})
+
+
+def outcome_of(config: ModelConfig, task: str) -> AssetAlias:
+    """The outlet of a task that announces one event or another, depending on what it decides."""
+    return AssetAlias(name=f"{config.name}.{task}.outcome", group="mlops")

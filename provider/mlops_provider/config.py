@@ -1,0 +1,472 @@
+"""`ModelConfig`: model.yaml as typed, validated data. This module is the only reader of that file.
+
+A model is a folder with a model.yaml. `model.<environment>.yaml` beside it overlays it, and `extends:` makes it a variant
+of another model.yaml under a name of its own. Overlays and bases are merged key by key before anything is validated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from mlops_provider.exceptions import ConfigError, RequestError
+from mlops_provider.partitions import FORMATS, Frequency, parse_duration
+
+NAME = r"^[a-z][a-z0-9_]{1,62}$"
+ENVIRONMENT = r"^[a-z][a-z0-9_-]{0,30}$"
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        raise ValueError("must be a path inside the model's directory, without '..'")
+    return path
+
+
+def _function(path: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*\.py:[a-z_][a-z0-9_]*", path):
+        raise ValueError("must look like 'features.py:build': a file in the model's directory and a function in it")
+    return path
+
+
+def _duration(value: str) -> str:
+    parse_duration(value)
+    return value
+
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Function = Annotated[str, AfterValidator(_function)]
+Duration = Annotated[str, AfterValidator(_duration)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Metric = Literal["auc", "log_loss", "brier"]
+
+
+class Section(BaseModel):
+    """A part of model.yaml; an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Label(Section):
+    """What came true, and when it is known.
+
+    `positive_above` makes a binary label of a number: 1 above it, 0 up to it, unlabelled where it is null.
+    """
+
+    source: str
+    column: str
+    positive_above: float
+    delay: Duration
+
+
+class Suites(Section):
+    """Great Expectations suites, as JSON files in the model's directory."""
+
+    raw: Inside
+    features: Inside
+
+
+class Dvc(Section):
+    """Where accepted data is versioned: a git repository with a DVC remote. Relative places lie under data_root."""
+
+    repository: str
+    remote: str
+    path: Name
+
+
+class Data(Section):
+    """Where the data comes from. Relative URIs lie under the deployment's data_root.
+
+    :param source: inputs of a partition, labels not needed; holds ``{partition}``.
+    :param columns: the columns of the inputs that features may be built from. Nothing else is read.
+    :param history: further tables handed to the features function by name.
+    :param lead: how long before `event_time` the prediction is made: nothing known later may be used.
+    :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
+    """
+
+    source: str
+    partition: Frequency
+    key: str
+    event_time: str
+    lead: Duration = "0h"
+    columns: tuple[str, ...] = Field(min_length=1)
+    history: dict[str, str] = {}
+    label: Label
+    suites: Suites
+    dvc: Dvc
+    replay: Function | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        for name, uri in (("source", self.source), ("label.source", self.label.source)):
+            if "{partition}" not in uri:
+                raise ValueError(f"{name} must hold {{partition}}: each partition has files of its own")
+        for name in (self.key, self.event_time):
+            if name not in self.columns:
+                raise ValueError(f"columns must name {name!r} (key and event_time)")
+        if self.label.column in self.columns:
+            raise ValueError(f"columns must not name the label {self.label.column!r}: features would see it")
+        return self
+
+
+class Features(Section):
+    """How inputs become features.
+
+    :param build: ``build(rows, history, as_of)`` in the model's directory.
+    :param columns: the features it returns, in the model's order; all numeric.
+    """
+
+    build: Function
+    columns: tuple[str, ...] = Field(min_length=1)
+
+
+class Window(Section):
+    """Which labelled partitions a candidate is fitted on: all (expanding), or the last `size` (rolling)."""
+
+    kind: Literal["expanding", "rolling"] = "expanding"
+    minimum: int = Field(3, ge=1)
+    size: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _sized(self) -> Window:
+        if (self.kind == "rolling") != (self.size is not None):
+            raise ValueError("a rolling window needs size (partitions), an expanding one has none")
+        if self.size is not None and self.size < self.minimum:
+            raise ValueError(f"size ({self.size}) must be at least minimum ({self.minimum})")
+        return self
+
+
+class Resources(Section):
+    """What a step may use; threads are set from `cpu`, never guessed."""
+
+    cpu: int = Field(1, ge=1, le=256)
+
+
+# Parameters for which the exported ONNX model would not score exactly as LightGBM does, or that the loops set.
+_INEXACT = {"linear_tree", "zero_as_missing", "boosting", "boosting_type", "boost", "categorical_feature"}
+_OURS = {
+    "objective",
+    "num_threads",
+    "n_jobs",
+    "nthread",
+    "nthreads",
+    "seed",
+    "random_state",
+    "metric",
+    "device_type",
+    "device",
+}
+
+
+class Training(Section):
+    """How a candidate is trained."""
+
+    engine: Literal["lightgbm"] = "lightgbm"
+    objective: Literal["binary"] = "binary"
+    params: dict[str, int | float | bool | str] = {}
+    rounds: int = Field(100, ge=1, le=100_000)
+    window: Window = Window()
+    seed: int = 0
+    resources: Resources = Resources()
+    run_on: Literal["worker"] = "worker"
+
+    @model_validator(mode="after")
+    def _usable(self) -> Training:
+        if taken := sorted(_OURS & set(self.params)):
+            raise ValueError(f"params must not set {', '.join(taken)}: objective, seed and resources do")
+        if inexact := sorted(_INEXACT & set(self.params)):
+            raise ValueError(f"params must not set {', '.join(inexact)}: the ONNX package could not score exactly so")
+        if rounds := sorted({"num_iterations", "num_boost_round", "n_estimators"} & set(self.params)):
+            raise ValueError(f"params must not set {', '.join(rounds)}: use training.rounds")
+        return self
+
+
+class Evaluation(Section):
+    """How candidate and champion are compared, on the same holdout rows.
+
+    :param metric: the primary metric, the one that a candidate must improve.
+    :param cut: a score from here on is decided as positive.
+    :param block: resampling unit of the paired bootstrap, in event time.
+    :param confidence: of the two-sided interval.
+    """
+
+    metric: Metric = "auc"
+    metrics: tuple[Metric, ...] = ("auc", "log_loss", "brier")
+    cut: float = Field(0.5, gt=0, lt=1)
+    block: Duration = "1d"
+    minimum_blocks: int = Field(20, ge=2)
+    resamples: int = Field(300, ge=100)
+    confidence: float = Field(0.9, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _primary_is_measured(self) -> Evaluation:
+        if self.metric not in self.metrics:
+            raise ValueError(f"metrics must name the primary metric {self.metric!r}")
+        return self
+
+
+class Bounds(Section):
+    """Absolute limits of a metric."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        return self
+
+
+class Gates(Section):
+    """What a candidate must show before it replaces the champion.
+
+    :param thresholds: absolute limits by metric. They also decide on the first model, which has no champion to beat.
+    :param min_gain: the lower confidence bound of the gain over the champion must be above this.
+    :param parity: largest accepted relative difference between the package and the trained model.
+    """
+
+    thresholds: dict[Metric, Bounds] = Field(min_length=1)
+    min_gain: float = Field(0.0, ge=0)
+    parity: float = Field(1e-6, gt=0, le=1e-3)
+
+
+class Scoring(Section):
+    """How partitions are scored.
+
+    :param order: ``wait`` scores a partition once every earlier labelled partition has been decided, so that a backlog is
+        scored as it would have been live; ``immediate`` never waits.
+    """
+
+    order: Literal["wait", "immediate"] = "wait"
+    resources: Resources = Resources()
+    run_on: Literal["worker"] = "worker"
+
+
+class Drift(Section):
+    """Input drift against the champion's training data (Evidently)."""
+
+    threshold: float = Field(0.1, gt=0)
+    share: Share = 0.5
+    sample: int = Field(10_000, gt=1_000)
+
+
+class Quality(Section):
+    """Quality of the predictions made, once labels are there."""
+
+    thresholds: dict[Metric, Bounds] = Field(min_length=1)
+    coverage: Share = 0.9
+
+
+class Monitoring(Section):
+    """What is watched; `schedule` is a cron expression in UTC, the safety net under the events."""
+
+    schedule: str = "0 6 * * *"
+    drift: Drift = Drift()
+    quality: Quality
+
+    @model_validator(mode="after")
+    def _cron(self) -> Monitoring:
+        from croniter import croniter
+
+        if not croniter.is_valid(self.schedule):
+            raise ValueError(
+                f"schedule: {self.schedule!r} is no cron expression, expected five fields such as '0 6 * * *'"
+            )
+        return self
+
+
+class Retrain(Section):
+    """When the loops train.
+
+    ``never``: only on a person's demand. ``periodic``: after every `every` newly labelled partitions. ``threshold``: when at
+    least `violations` of the last `windows` judged partitions, the newest among them, missed a quality threshold.
+    """
+
+    policy: Literal["never", "periodic", "threshold"] = "threshold"
+    every: int = Field(1, ge=1)
+    windows: int = Field(3, ge=1)
+    violations: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Retrain:
+        if self.violations > self.windows:
+            raise ValueError(f"violations ({self.violations}) cannot exceed windows ({self.windows})")
+        return self
+
+
+class ModelConfig(Section):
+    """One model: everything the loops know about it."""
+
+    name: Name
+    owner: str = Field(min_length=1)
+    description: str = ""
+    tier: Literal["standard"] = "standard"
+    data: Data
+    features: Features
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    gates: Gates
+    scoring: Scoring = Scoring()
+    monitoring: Monitoring
+    retrain: Retrain = Retrain()
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """The named sections as JSON, for fingerprints."""
+        return {name: self.model_dump(mode="json")[name] for name in names}
+
+
+def load(directory: str | Path, environment: str = "") -> ModelConfig:
+    """Reads the model in a directory, with the overlay of this environment if there is one.
+
+    :raises ConfigError: naming the file, the line, the key and what was expected.
+    """
+    path = Path(directory, "model.yaml")
+    values, sources = _merged(path, environment, chain=())
+    config = _validated(values, sources, path)
+    if config.name != Path(directory).resolve().name:
+        raise ConfigError(
+            f"{path}: name: is {config.name!r}, must be the name of its directory, {Path(directory).name!r}"
+        )
+    return config
+
+
+def validate(values: Mapping[str, Any], origin: str) -> ModelConfig:
+    """A configuration that was merged before, for instance the one in a code archive."""
+    return _validated(dict(values), [], Path(origin))
+
+
+def bases(directory: str | Path) -> list[Path]:
+    """The directories that a model is made of: the one it extends first, its own last."""
+    path = Path(directory, "model.yaml")
+    raw = _read(path)[0]
+    extends = raw.get("extends")
+    return [*(bases((path.parent / str(extends)).parent) if extends else []), path.parent]
+
+
+def discover(include: str | Path) -> list[Path]:
+    """Directories of all models under an include directory, sorted."""
+    return sorted(path.parent for path in Path(include, "models").glob("*/model.yaml"))
+
+
+def load_all(include: str | Path, environment: str = "") -> tuple[list[tuple[Path, ModelConfig]], list[ConfigError]]:
+    """Every model that can be read, and the errors of those that cannot: one bad file takes down only its own model."""
+    models, errors = [], []
+    for directory in discover(include):
+        try:
+            models.append((directory, load(directory, environment)))
+        except ConfigError as error:
+            errors.append(error)
+    return models, errors
+
+
+_Sources = list[tuple[Path, yaml.Node | None]]
+
+
+def _merged(path: Path, environment: str, chain: tuple[Path, ...]) -> tuple[dict[str, Any], _Sources]:
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path}: extends: goes in a circle: {' -> '.join(str(p) for p in (*chain, path))}")
+    values, node = _read(path)
+    sources: _Sources = [(path, node)]
+    if (extends := values.pop("extends", None)) is not None:
+        base = path.parent / _base(extends, path)
+        inherited, more = _merged(base, environment, (*chain, path))
+        if "name" not in values:
+            raise ConfigError(f"{path}: name: a variant needs a name of its own (it extends {extends})")
+        values, sources = _overlay(inherited, values), sources + more
+    overlay = path.with_name(f"model.{environment}.yaml") if environment else None
+    if overlay and overlay.exists():
+        changes, node = _read(overlay)
+        if unsuitable := sorted({"name", "extends"} & set(changes)):
+            raise ConfigError(f"{overlay}: {', '.join(unsuitable)}: an environment's overlay must not set this")
+        values, sources = _overlay(values, changes), [(overlay, node), *sources]
+    return values, sources
+
+
+def _base(extends: object, path: Path) -> str:
+    if not isinstance(extends, str) or not re.fullmatch(r"\.\./[a-z][a-z0-9_]*/model\.yaml", extends):
+        raise ConfigError(f"{path}: extends: is {extends!r}, expected ../<other model>/model.yaml")
+    return extends
+
+
+def _read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values, node
+
+
+def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validated(values: dict[str, Any], sources: _Sources, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_told(item["loc"], item["msg"], item.get("input"), sources, path) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _told(place: tuple[int | str, ...], message: str, found: object, sources: _Sources, path: Path) -> str:
+    key = ".".join(str(part) for part in place) or "(whole file)"
+    for file, node in sources:
+        if line := _line(node, place):
+            path = file
+            return f"{path}:{line}: {key}: {_plain(message, found)}"
+    return f"{path}: {key}: {_plain(message, found)}"
+
+
+def _plain(message: str, found: object) -> str:
+    message = message.removeprefix("Value error, ")
+    if message == "Extra inputs are not permitted":
+        return "unknown key; see `mlops schema` for the keys that there are"
+    if message == "Field required":
+        return "is missing"
+    return f"{message} (found {found!r})" if isinstance(found, str | int | float | bool) else message
+
+
+def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int | None:
+    if not place or node is None:
+        return node.start_mark.line + 1 if node is not None and not place else None
+    for key, value in _children(node):
+        if str(key) == str(place[0]):
+            return _line(value, place[1:]) or int(value.start_mark.line) + 1
+    return None
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[object, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        yield from ((key.value, value) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from enumerate(node.value)
+
+
+def check_name(name: str) -> str:
+    """The name of a model that came from outside.
+
+    :raises RequestError: if it is not a valid name, before it touches a path.
+    """
+    if not re.fullmatch(NAME, name):
+        raise RequestError(f"{name!r} is no name of a model: expected lower-case letters, digits and _ ({NAME})")
+    return name
+
+
+__all__ = ["FORMATS", "ModelConfig", "bases", "check_name", "discover", "load", "load_all", "validate"]

@@ -1,0 +1,94 @@
+"""`Deployment`: where this installation keeps its things. Facts of a deployment are never in a model.yaml."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pydantic import ConfigDict, field_validator
+
+from mlops_provider.checks import Frozen
+from mlops_provider.config import ENVIRONMENT, ModelConfig
+from mlops_provider.exceptions import ConfigError
+from mlops_provider.ledger import Ledger
+from mlops_provider.storage import Storage, join
+
+
+class Deployment(Frozen):
+    """The facts that steps need beside the model and their arguments; travels with every request.
+
+    :param artifact_root: URI of the folder for everything that steps write.
+    :param data_root: URI that relative URIs in model.yaml start from.
+    :param environment: name of this environment, one per Airflow.
+    :param tracking_uri: MLflow server (http...) or database (sqlite:///...).
+    :param registry_prefix: put before the names of registered models and experiments.
+    :param actor: who acts: a DAG run, a terminal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    artifact_root: str
+    data_root: str
+    environment: str = "local"
+    tracking_uri: str = ""
+    registry_prefix: str = ""
+    actor: str = "terminal"
+    storage_options: dict[str, dict[str, Any]] = {}
+
+    @field_validator("environment")
+    @classmethod
+    def _environment(cls, name: str) -> str:
+        if not re.fullmatch(ENVIRONMENT, name):
+            raise ValueError(f"{name!r} is no name of an environment ({ENVIRONMENT})")
+        return name
+
+    @field_validator("registry_prefix")
+    @classmethod
+    def _prefix(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{0,60}", prefix):
+            raise ValueError(f"{prefix!r} may hold letters, digits, '_', '.' and '-' only")
+        return prefix
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.storage_options)
+
+    def ledger(self, model: str) -> Ledger:
+        return Ledger(self.storage, self.artifact_root, model)
+
+    def under(self, *parts: str) -> str:
+        """A URI under the artifact root."""
+        return join(self.artifact_root, *parts)
+
+    def source(self, uri: str, partition: str = "") -> str:
+        """A URI from model.yaml: ``{partition}`` filled in, and under data_root if it is relative."""
+        uri = uri.replace("{partition}", partition)
+        return uri if "://" in uri or uri.startswith("/") else join(self.data_root, uri)
+
+    def registered_name(self, config: ModelConfig) -> str:
+        """The model's name in MLflow, for the registered model and the experiment alike."""
+        return f"{self.registry_prefix}{config.name}"
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Deployment:
+    """The deployment that a terminal or a pod finds in its environment: the same names that Airflow reads,
+    ``AIRFLOW__MLOPS__ARTIFACT_ROOT`` and so on, and ``MLFLOW_TRACKING_URI``.
+
+    :raises ConfigError: if the artifact root is not given.
+    """
+    environ = os.environ if environ is None else environ
+    given = {key: environ.get(f"AIRFLOW__MLOPS__{key.upper()}", "") for key in _KEYS}
+    if not given["artifact_root"]:
+        raise ConfigError(
+            "AIRFLOW__MLOPS__ARTIFACT_ROOT is not set: name the folder for artifacts there, or give --root"
+        )
+    given["data_root"] = given["data_root"] or join(given["artifact_root"], "data")
+    return Deployment(
+        tracking_uri=environ.get("MLFLOW_TRACKING_URI", ""), **{key: value for key, value in given.items() if value}
+    )
+
+
+_KEYS = ("artifact_root", "data_root", "environment", "registry_prefix")

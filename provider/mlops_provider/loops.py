@@ -1,0 +1,135 @@
+"""The loops without Airflow: the same plans and the same steps, one after the other, in one process.
+
+`mlops lap` and the notebooks use this; the DAGs in dags/ wire the same steps as tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mlops_provider.exceptions import ConfigError, DataError, Refused
+from mlops_provider.steps import plan
+from mlops_provider.steps.records import DataWork
+from mlops_provider.steps.step import Job, Outcome, find
+
+log = logging.getLogger("mlops_provider")
+
+Told = Callable[[str, Outcome], None]
+
+
+class Loops:
+    """The loops of one model.
+
+    :param told: called after each step with a label for people and the outcome.
+    """
+
+    def __init__(self, job: Job, told: Told) -> None:
+        self.job, self.told = job, told
+
+    def drain(self) -> None:
+        """Runs all loops until nothing is due."""
+        while any([self.score(), self.ci(), self.cm(), self.ct(), self.cd()]):
+            pass
+
+    def score(self) -> bool:
+        works = plan.score(self.job)
+        for work in works:
+            self._run("score", work.partition, work=work)
+        return bool(works)
+
+    def ci(self) -> bool:
+        works = plan.ci(self.job)
+        for work in works:
+            try:
+                self._judge(work)
+            except (DataError, Refused) as error:
+                log.error("%s: refused: %s", work.partition, error)
+                if work.problem:
+                    return False
+                self._run("refuse_data", work.partition, work=work, reason=str(error))
+        return bool(works)
+
+    def cm(self) -> bool:
+        work = plan.cm(self.job)
+        drifts: dict[str, Any] = {}
+        for predictions in work.drift:
+            drifts[predictions.partition] = self._run("drift", predictions.partition, predictions=predictions)
+            self.job.storage.write_json(
+                plan.drift_uri(self.job, predictions.partition), drifts[predictions.partition].model_dump(mode="json")
+            )
+        if work.decide is None:
+            return bool(work.drift)
+        measured = None
+        if work.quality:
+            measured = self._run("quality", work.decide, predictions=work.quality, data=work.data)
+        self._run(
+            "decide", work.decide, partition=work.decide, drift=known_drift(self.job, work.decide), quality=measured
+        )
+        return True
+
+    def ct(self) -> bool:
+        work = plan.ct(self.job)
+        if work is not None:
+            self.train(work)
+        return work is not None
+
+    def train(self, work: plan.TrainWork, **arguments: Any) -> Any:
+        """Train, package, evaluate, register."""
+        label = work.split.holdout
+        trained = self._run("train", label, split=work.split, **arguments)
+        package = self._run("package", label, trained=trained)
+        rival = plan.State(self.job).champion
+        evaluation = self._run("evaluate", label, package=package, split=work.split, champion=rival)
+        return self._run("register", label, trained=trained, package=package, evaluation=evaluation)
+
+    def cd(self) -> bool:
+        versions = plan.cd(self.job)
+        for version in versions:
+            judged = self._run("gate", version.split.holdout, version=version)
+            if judged.promote:
+                self._run("promote", version.split.holdout, version=version, judged=judged)
+        return bool(versions)
+
+    def _judge(self, work: DataWork) -> None:
+        raw = self._run("validate", work.partition, work=work, suite="raw")
+        raw.verdict.require()
+        built = self._run("build_features", work.partition, work=work)
+        features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
+        self._run("snapshot", work.partition, work=work, table=built.table, verdicts=(raw.verdict, features.verdict))
+
+    def _run(self, name: str, label: str, **arguments: Any) -> Any:
+        step = find(name)
+        outcome = step.run(self.job, step.arguments(**arguments))
+        self.told(label, outcome)
+        return step.result.model_validate(outcome.result)
+
+
+def known_drift(job: Job, partition: str) -> Any:
+    """The drift that was found in a scored partition, if it was scored."""
+    uri = plan.drift_uri(job, partition)
+    return job.storage.read_json(uri) if job.storage.exists(uri) else None
+
+
+def replay(job: Job, loops: Loops, data_root: str) -> Iterator[str]:
+    """Delivers each partition as it came in life (inputs first, labels later) and runs the loops after each delivery.
+
+    Without a `data.replay` function the partitions must lie there already; then one pass runs over all of them.
+
+    :raises ConfigError: if there is nothing to replay.
+    """
+    reference = job.config.data.replay
+    if reference is None:
+        if not plan.State(job).labelled:
+            raise ConfigError(
+                f"{job.config.name}: data.replay is not set and no labelled partition lies under {data_root}"
+            )
+        loops.drain()
+        return
+    deliver = job.model.function(reference)
+    for partition in job.model.function(f"{reference.split(':')[0]}:partitions")():
+        for what in ("inputs", "labels"):
+            deliver(data_root, partition, what)
+            loops.drain()
+        yield partition

@@ -1,0 +1,192 @@
+"""What all operators share: the deployment resolved from Airflow, the model's code, and errors that retry or do not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import Asset, BaseOperator, Context, conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from mlops_provider.config import check_name
+from mlops_provider.deployment import Deployment
+from mlops_provider.exceptions import ConflictError, MlopsError, Transient
+from mlops_provider.hooks.mlflow import MlflowHook
+
+if TYPE_CHECKING:
+    from mlops_provider.modelcode import CodeRef
+    from mlops_provider.steps.step import Job, Outcome
+
+log = logging.getLogger(__name__)
+
+
+def setting(key: str, fallback: str = "") -> str:
+    """An option of the section [mlops] of the Airflow configuration."""
+    return str(conf.get("mlops", key, fallback=fallback) or fallback)
+
+
+def environment() -> str:
+    """Name of this Airflow's environment."""
+    return setting("environment", "local")
+
+
+def local_deployment(actor: str = "") -> Deployment:
+    """The deployment without its connections: enough to read the ledger and the predictions."""
+    root = setting("artifact_root")
+    if not root:
+        raise AirflowFailException("[mlops] artifact_root is not set: name the URI of the folder for artifacts there")
+    return Deployment(
+        artifact_root=root,
+        data_root=setting("data_root") or f"{root.rstrip('/')}/data",
+        environment=environment(),
+        registry_prefix=setting("registry_prefix"),
+        actor=actor or "airflow",
+        storage_options=_storage_options(root, setting("data_root")),
+    )
+
+
+def deployment(context: Context) -> Deployment:
+    """The deployment with its connections resolved, acting for this task."""
+    run = context["run_id"]
+    found = local_deployment(actor=f"{context['dag'].dag_id} {run}")
+    return found.model_copy(update={"tracking_uri": MlflowHook(setting("mlflow_conn_id", "mlflow_default")).get_conn()})
+
+
+def _storage_options(*uris: str) -> dict[str, dict[str, Any]]:
+    """What fsspec needs to reach S3, from the amazon provider's connection; nothing if no URI is on S3."""
+    if not any(uri.startswith("s3://") for uri in uris):
+        return {}
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook(aws_conn_id=setting("aws_conn_id", "aws_default"))
+    keys = hook.get_credentials()
+    client = {"endpoint_url": hook.conn_config.endpoint_url, "region_name": hook.region_name}
+    options: dict[str, Any] = {"client_kwargs": {name: value for name, value in client.items() if value}}
+    if keys:
+        options |= {"key": keys.access_key, "secret": keys.secret_key, "token": keys.token}
+    return {"s3": options}
+
+
+class StepOperator(BaseOperator):
+    """Runs one step. Every step has an operator of its own; this is their base, and runs steps of your own naming.
+
+    :param model: name of the model; templated.
+    :param step: name of the step, for the base class; the subclasses have theirs.
+    :param arguments: arguments of the step as JSON; templated, so that results of other tasks can be passed on.
+    :param code: the model's code archive as `plan` packed it (templated); packed from `include` if None.
+    :param include: folder with models/ in it; [mlops] include_dir if None.
+    :param force: run again although nothing has changed; templated.
+    """
+
+    template_fields: Sequence[str] = ("model", "arguments", "code", "force")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "code": "json"}
+    ui_color = "#e6f1f7"
+    step: str = ""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        step: str = "",
+        arguments: dict[str, Any] | None = None,
+        code: Any = None,
+        include: str | None = None,
+        force: Any = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.step = step or self.step
+        self.arguments = arguments or {}
+        self.code = code
+        self.include = include
+        self.force = force
+
+    def execute(self, context: Context) -> Any:
+        """Runs the step and returns its result as JSON.
+
+        :raises AirflowFailException: for what no retry can mend; other errors are retried.
+        """
+        try:
+            return self.run(context)
+        except (Transient, ConflictError):
+            raise
+        except MlopsError as error:
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+
+    def run(self, context: Context) -> Any:
+        """What `execute` does; subclasses add what they announce."""
+        result = self.run_step(context, self.step, self.arguments)
+        self.announce(context, {})
+        return result
+
+    def run_step(self, context: Context, step: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Runs a step by name and logs what came of it."""
+        return self.packed(context, self.outcome(context, step, arguments))
+
+    def outcome(self, context: Context, step: str, arguments: dict[str, Any]) -> Outcome:
+        from mlops_provider.steps import step as steps
+
+        outcome = steps.run(
+            steps.Request(
+                step=step,
+                code=self.code_ref(context),
+                deployment=deployment(context),
+                arguments=arguments,
+                force=_truth(self.force),
+            )
+        )
+        log.info("%s: %s", step, "reused" if outcome.reused else f"{outcome.seconds:.2f} s")
+        _log_verdicts(outcome.result)
+        return outcome
+
+    def job(self, context: Context) -> Job:
+        """The model and the deployment, as steps get them."""
+        from mlops_provider.modelcode import unpack
+        from mlops_provider.steps.step import Job
+
+        place = deployment(context)
+        return Job(unpack(self.code_ref(context), place.storage), place)
+
+    def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
+        """The result as it fits into an XCom."""
+        from mlops_provider.steps.step import packed
+
+        place = deployment(context)
+        uri = place.under("results", self.model, outcome.step, f"{outcome.fingerprint}.json")
+        return packed(outcome.result, place.storage, uri)
+
+    def code_ref(self, context: Context) -> CodeRef:
+        """The model's code archive: the one that was handed over, or packed now."""
+        from mlops_provider.modelcode import CodeRef, pack
+
+        if self.code:
+            return CodeRef.model_validate(self.code)
+        place = deployment(context)
+        return pack(self.directory, place.environment, place.storage, place.artifact_root).ref
+
+    @property
+    def directory(self) -> str:
+        include = self.include or setting("include_dir")
+        if not include:
+            raise AirflowFailException("[mlops] include_dir is not set: name the folder that holds models/ there")
+        return f"{include}/models/{check_name(self.model)}"
+
+    def announce(self, context: Context, extra: dict[str, Any]) -> None:
+        """Gives the events of the task's outlets something to read for people."""
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra = extra
+
+
+def _truth(value: Any) -> bool:
+    return str(value).lower() in ("true", "1")
+
+
+def _log_verdicts(result: dict[str, Any]) -> None:
+    from mlops_provider.checks import Verdict
+
+    for value in result.values():
+        if isinstance(value, dict) and set(value) == {"subject", "checks"}:
+            log.info("\n%s", Verdict.model_validate(value).markdown())

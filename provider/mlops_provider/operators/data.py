@@ -1,0 +1,93 @@
+"""CI: validate, build features, version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context
+
+from mlops_provider.exceptions import DataError, Refused
+from mlops_provider.operators.base import StepOperator
+
+
+class _JudgingOperator(StepOperator):
+    """A step on a delivered partition: what is wrong with the data is recorded in the ledger before the task fails.
+
+    :param work: the partition, as `plan` found it.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work")
+
+    def __init__(self, *, work: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    def judge(self, context: Context, step: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Runs the step; a refusal for what the data is counts until the partition is delivered anew."""
+        try:
+            outcome = self.outcome(context, step, {"work": self.work, **arguments})
+            if "verdict" in outcome.result:
+                _require(outcome.result["verdict"])
+        except (DataError, Refused) as error:
+            if not self.work.get("problem"):
+                self.outcome(context, "refuse_data", {"work": self.work, "reason": str(error)})
+            raise
+        return self.packed(context, outcome)
+
+
+class ValidateDataOperator(_JudgingOperator):
+    """Judges a partition by a Great Expectations suite of the model; a failed critical expectation fails the task.
+
+    :param suite: ``raw`` for the inputs as delivered, ``features`` for the labelled feature table.
+    :param built: result of BuildFeaturesOperator, for the features suite.
+    """
+
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+
+    def __init__(self, *, suite: str, built: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.suite = suite
+        self.built = built
+
+    def run(self, context: Context) -> Any:
+        dataset = self.built["table"] if self.built else None
+        return self.judge(context, "validate", {"suite": self.suite, "dataset": dataset})
+
+
+class BuildFeaturesOperator(_JudgingOperator):
+    """Builds the labelled feature table of a partition with the model's own code."""
+
+    def run(self, context: Context) -> Any:
+        return self.judge(context, "build_features", {})
+
+
+class SnapshotDataOperator(_JudgingOperator):
+    """Versions the feature table with DVC and records that the partition was accepted.
+
+    :param built: result of BuildFeaturesOperator.
+    :param validated: results of ValidateDataOperator, all of which must have passed.
+    """
+
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built", "validated")
+
+    def __init__(self, *, built: Any, validated: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.built = built
+        self.validated = validated
+
+    def run(self, context: Context) -> Any:
+        from mlops_provider.operators.base import deployment
+        from mlops_provider.steps.step import unpacked
+
+        validated = unpacked(self.validated, deployment(context).storage)
+        verdicts = [result["verdict"] for result in validated]
+        result = self.judge(context, "snapshot", {"table": self.built["table"], "verdicts": verdicts})
+        self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
+        return result
+
+
+def _require(verdict: dict[str, Any]) -> None:
+    from mlops_provider.checks import Verdict
+
+    Verdict.model_validate(verdict).require()

@@ -1,0 +1,30 @@
+"""Batch scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context
+
+from mlops_provider.operators.base import StepOperator
+
+
+class BatchScoreOperator(StepOperator):
+    """Scores a partition with the champion, into parquet with the model version in every row.
+
+    :param work: the partition and the version, as `plan` found them.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work")
+    step = "score"
+
+    def __init__(self, *, work: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    def run(self, context: Context) -> Any:
+        result = self.run_step(context, self.step, {"work": self.work})
+        extra = {"partition": result["partition"], "version": result["version"], "rows": result["rows"]}
+        self.announce(context, extra)
+        return result

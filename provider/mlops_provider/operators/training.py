@@ -1,0 +1,98 @@
+"""CT: train, package, evaluate, register."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context
+
+from mlops_provider.operators.base import StepOperator
+
+
+class TrainModelOperator(StepOperator):
+    """Fits a candidate with LightGBM on accepted, versioned data.
+
+    :param work: what to train, as `plan` found it.
+    :param drill: a fault made on purpose, ``shuffled_labels``; recorded, and never promoted.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work", "drill")
+    step = "train"
+
+    def __init__(self, *, work: Any, drill: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+        self.drill = drill
+
+    def run(self, context: Context) -> Any:
+        arguments = {"split": self.work["split"], "drill": self.drill or None}
+        if str(self.force).lower() == "true":
+            arguments["repeat"] = context["run_id"]
+        return self.run_step(context, self.step, arguments)
+
+
+class PackageModelOperator(StepOperator):
+    """Exports the model to ONNX and proves that the package scores as LightGBM does.
+
+    :param trained: result of TrainModelOperator.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "trained")
+    step = "package"
+
+    def __init__(self, *, trained: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trained = trained
+
+    def run(self, context: Context) -> Any:
+        return self.run_step(context, self.step, {"trained": self.trained})
+
+
+class EvaluateModelOperator(StepOperator):
+    """Measures the package on the holdout, beside the champion of this moment.
+
+    :param trained: result of TrainModelOperator; `package` of PackageModelOperator.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "trained", "package")
+    step = "evaluate"
+
+    def __init__(self, *, trained: Any, package: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trained = trained
+        self.package = package
+
+    def run(self, context: Context) -> Any:
+        from mlops_provider.steps.release.gate import present_champion
+        from mlops_provider.steps.step import unpacked
+
+        job = self.job(context)
+        rival = present_champion(job)
+        trained = unpacked(self.trained, job.storage)
+        champion = rival.model_dump(mode="json") if rival else None
+        arguments = {"package": self.package, "split": trained["split"], "champion": champion}
+        return self.run_step(context, self.step, arguments)
+
+
+class RegisterModelOperator(StepOperator):
+    """Logs the MLflow run and registers the version: one for a fingerprint, however often it is asked for.
+
+    :param trained: result of TrainModelOperator; `package` and `evaluation` of the operators of that name.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "trained", "package", "evaluation")
+    step = "register"
+
+    def __init__(self, *, trained: Any, package: Any, evaluation: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trained = trained
+        self.package = package
+        self.evaluation = evaluation
+
+    def run(self, context: Context) -> Any:
+        arguments = {"trained": self.trained, "package": self.package, "evaluation": self.evaluation}
+        outcome = self.outcome(context, self.step, arguments)
+        version = outcome.result["version"]
+        self.announce(context, {"version": version["version"], "run_id": version["run_id"], "drill": version["drill"]})
+        return self.packed(context, outcome)

@@ -1,0 +1,1 @@
+"""Validate raw data, build features, version what was accepted."""

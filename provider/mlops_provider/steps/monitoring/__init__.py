@@ -1,0 +1,1 @@
+"""Watch inputs and quality, decide whether to retrain."""

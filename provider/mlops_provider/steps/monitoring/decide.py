@@ -1,0 +1,90 @@
+"""The one place that decides to retrain, the first model included."""
+
+from __future__ import annotations
+
+from mlops_provider.checks import Frozen
+from mlops_provider.ledger import Draft, Record, champion, last
+from mlops_provider.steps.records import DataVersion, Decision, Drifted, Measured
+from mlops_provider.steps.step import Job, step
+
+
+class DecideArguments(Frozen):
+    """:param drift: of this partition's inputs, if a champion scored it; `quality` likewise."""
+
+    partition: str
+    drift: Drifted | None = None
+    quality: Measured | None = None
+
+
+@step("decide", arguments=DecideArguments, result=Decision, cached=False)
+def decide(job: Job, arguments: DecideArguments) -> Decision:
+    """Decides, on this newly labelled partition, whether to train a candidate, and records why. Drift alone never retrains."""
+    records = job.ledger.records()
+    retrain, reason = judge(job, arguments, records)
+    facts = {
+        "drift": arguments.drift.model_dump(mode="json") if arguments.drift else None,
+        "quality": arguments.quality.model_dump(mode="json") if arguments.quality else None,
+        "policy": job.config.retrain.model_dump(mode="json"),
+    }
+    draft = Draft(
+        kind="retrain",
+        partition=arguments.partition,
+        outcome="train" if retrain else "wait",
+        reason=reason,
+        facts=facts,
+    )
+
+    def guard(records: tuple[Record, ...]) -> Record | None:
+        return last(records, "retrain", partition=arguments.partition)
+
+    record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=guard)
+    return Decision(
+        partition=record.partition, retrain=record.outcome == "train", reason=record.reason, record=record.number
+    )
+
+
+def judge(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> tuple[bool, str]:
+    """Whether to train, and the reason."""
+    labelled = [name for name in accepted(records) if name <= arguments.partition]
+    need = job.config.training.window.minimum + 1
+    if len(labelled) < need:
+        return False, f"not enough data: {len(labelled)} of {need} labelled partitions"
+    if champion(records) is None:
+        return True, f"there is no champion yet, and {len(labelled)} labelled partitions"
+    policy = job.config.retrain.policy
+    if policy == "never":
+        return False, "policy never: only a person's demand trains"
+    if policy == "periodic":
+        return _periodic(job, records, labelled)
+    return _threshold(job, arguments, records)
+
+
+def accepted(records: tuple[Record, ...]) -> dict[str, DataVersion]:
+    """The data version of each partition whose newest delivery was accepted, in order of time."""
+    newest = {record.partition: record for record in records if record.kind == "data"}
+    return {
+        name: DataVersion.model_validate(newest[name].facts["data"])
+        for name in sorted(newest)
+        if newest[name].outcome == "accepted"
+    }
+
+
+def _periodic(job: Job, records: tuple[Record, ...], labelled: list[str]) -> tuple[bool, str]:
+    every = job.config.retrain.every
+    trained = [r.partition for r in records if r.kind == "retrain" and r.outcome == "train"]
+    fresh = [name for name in labelled if name > max(trained, default="")]
+    return len(fresh) >= every, f"policy periodic: {len(fresh)} of {every} newly labelled partitions"
+
+
+def _threshold(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> tuple[bool, str]:
+    rule, present = job.config.retrain, arguments.quality
+    if present is None:
+        return False, "policy threshold: the champion has no judged predictions yet"
+    judged = [r.facts["quality"]["verdict"] for r in records if r.kind == "retrain" and r.facts.get("quality")]
+    failures = [any(not c["passed"] for c in verdict["checks"]) for verdict in judged][-(rule.windows - 1) :]
+    failures = [*(failures if rule.windows > 1 else []), not present.verdict.passed]
+    missed = sum(failures)
+    told = f"policy threshold: quality missed in {missed} of the last {len(failures)} partitions, {rule.violations} are needed"
+    return failures[-1] and missed >= rule.violations, told if not failures[
+        -1
+    ] else f"{told}; {present.verdict.reason()}"

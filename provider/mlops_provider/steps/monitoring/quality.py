@@ -1,0 +1,72 @@
+"""Quality of the predictions made, once the labels are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
+from mlops_provider.partitions import parse_duration
+from mlops_provider.steps import tables
+from mlops_provider.steps.data import snapshot
+from mlops_provider.steps.data.features import LABEL
+from mlops_provider.steps.records import DataVersion, Measured, Predictions
+from mlops_provider.steps.release.gate import bounded
+from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training import metrics
+
+
+class QualityArguments(Frozen):
+    """The scored partition, and the accepted data with its labels."""
+
+    predictions: Predictions
+    data: DataVersion
+
+
+@step("quality", arguments=QualityArguments, result=Measured, sections=("data", "evaluation", "monitoring"))
+def quality(job: Job, arguments: QualityArguments) -> Measured:
+    """The metrics of the scores as they were given, on the rows that have a label by now; how many have one is checked too."""
+    found, settings = arguments.predictions, job.config.evaluation
+    frame = _joined(job, arguments)
+    known = frame[frame[LABEL].notna()]
+    coverage = len(known) / found.rows
+    labels, scores = known[LABEL].to_numpy(), known["score"].to_numpy()
+    judged = len(known) > 0 and 0 < labels.mean() < 1
+    values = metrics.measure(settings.metrics, labels, scores) if judged else {}
+    low, high = _interval(job, known) if judged else (None, None)
+    limits = job.config.monitoring.quality
+    checks = [bounded(name, limit, values.get(name)) for name, limit in limits.thresholds.items()]
+    if not judged:
+        checks.append(could_not_run("labels", f"{len(known)} labelled rows, of one class at most"))
+    checks.append(
+        Check(name="label_coverage", passed=coverage >= limits.coverage, value=coverage, threshold=limits.coverage)
+    )
+    return Measured(
+        partition=found.partition,
+        version=found.version,
+        metrics=values,
+        low=low,
+        high=high,
+        coverage=coverage,
+        verdict=Verdict(subject=f"{job.config.name} {found.partition} quality", checks=tuple(checks)),
+    )
+
+
+def _joined(job: Job, arguments: QualityArguments) -> Any:
+    """Predictions with their labels, by key; a prediction without a label stays."""
+    data = job.config.data
+    scores = tables.read(job.storage, arguments.predictions.table).to_pandas()
+    labels = snapshot.read(job, arguments.data, [data.key, LABEL]).to_pandas()
+    return scores[[data.key, data.event_time, "score"]].merge(labels, on=data.key, how="left", validate="one_to_one")
+
+
+def _interval(job: Job, known: Any) -> tuple[float, float]:
+    """Interval of the primary metric under resampled time blocks."""
+    settings = job.config.evaluation
+    times = known[job.config.data.event_time].dt.floor(parse_duration(settings.block))
+    blocks = np.unique(times.to_numpy(), return_inverse=True)[1]
+    function = metrics.metric(settings.metric, known[LABEL].to_numpy(), known["score"].to_numpy())
+    seed = job.config.training.seed
+    values = metrics.resampled([function], blocks, resamples=settings.resamples, seed=seed)
+    return metrics.bounds(values[:, 0], settings.confidence)

@@ -1,0 +1,291 @@
+"""What is due: the first question of every loop, answered from what lies there, never from an event.
+
+Events may be lost, doubled or forged, and Airflow merges those that come close together. So an event only wakes a loop; what
+there is to do follows from the partitions delivered, the predictions made and the ledger. No event, one or ten lead to the
+same work, in the order of the data.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from functools import cached_property
+
+from mlops_provider.checks import Frozen
+from mlops_provider.exceptions import DataError, RequestError
+from mlops_provider.ledger import Record, champion, last
+from mlops_provider.partitions import PATTERNS, parse_duration, start
+from mlops_provider.steps.monitoring.decide import accepted
+from mlops_provider.steps.records import (
+    DataVersion,
+    DataWork,
+    ModelVersion,
+    Predictions,
+    ScoreWork,
+    Split,
+    SplitRef,
+)
+from mlops_provider.steps.release.gate import decision_on
+from mlops_provider.steps.scoring.score import folder, manifest
+from mlops_provider.steps.step import Job
+from mlops_provider.steps.training.train import save_split
+from mlops_provider.storage import Artifact
+
+log = logging.getLogger("mlops_provider")
+
+
+class MonitorWork(Frozen):
+    """What monitoring owes: drift of newly scored partitions, and at most one decision, with the quality it stands on."""
+
+    drift: tuple[Predictions, ...] = ()
+    decide: str | None = None
+    quality: Predictions | None = None
+    data: DataVersion | None = None
+
+
+class TrainWork(Frozen):
+    """What to train a candidate on, and why."""
+
+    split: SplitRef
+    why: str
+
+
+class State:
+    """The state of one model, read once."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.data = job, job.config.data
+        self.records: tuple[Record, ...] = job.ledger.records()
+        self._works: dict[str, DataWork] = {}
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """Partitions whose inputs have been delivered, in order of time."""
+        return self._delivered(self.data.source)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        return self._delivered(self.data.label.source)
+
+    @cached_property
+    def accepted(self) -> dict[str, DataVersion]:
+        return accepted(self.records)
+
+    @cached_property
+    def champion(self) -> ModelVersion | None:
+        record = champion(self.records)
+        return ModelVersion.model_validate(record.facts["version"]) if record else None
+
+    @cached_property
+    def scored(self) -> list[str]:
+        """Partitions with committed predictions."""
+        names = self.job.storage.names(folder(self.job))
+        return [name for name in names if manifest(self.job, name) is not None]
+
+    @property
+    def labelled(self) -> list[str]:
+        return [name for name in self.inputs if name in self.labels]
+
+    @property
+    def decided(self) -> str:
+        """The newest partition on which a decision to retrain was taken; empty if none."""
+        return max((r.partition for r in self.records if r.kind == "retrain"), default="")
+
+    def work(self, partition: str) -> DataWork:
+        """The delivered files of a partition; what is missing is named in `problem`."""
+        if partition not in self._works:
+            self._works[partition] = self._looked_up(partition)
+        return self._works[partition]
+
+    def _looked_up(self, partition: str) -> DataWork:
+        try:
+            return DataWork(
+                partition=partition,
+                inputs=self._describe(self.data.source, partition),
+                labels=self._describe(self.data.label.source, partition),
+                history=self.history(partition),
+            )
+        except DataError as error:
+            return DataWork(partition=partition, problem=str(error))
+
+    def history(self, partition: str) -> dict[str, Artifact]:
+        return {name: self._describe(uri, partition) for name, uri in self.data.history.items()}
+
+    def judged(self, work: DataWork) -> bool:
+        """Whether the partition, as it lies there now, was accepted or refused."""
+        record = last(self.records, "data", partition=work.partition)
+        return record is not None and record.facts["identity"] == work.identity
+
+    def settled(self, partition: str) -> bool:
+        """Whether all that a labelled partition leads to has been decided, up to the release of its candidate."""
+        if not self.judged(self.work(partition)):
+            return False
+        if partition not in self.accepted or partition < self.decided:
+            return True
+        decision = last(self.records, "retrain", partition=partition)
+        if decision is None:
+            return False
+        return decision.outcome == "wait" or self.released(partition)
+
+    def released(self, partition: str) -> bool:
+        """Whether the candidate that was to be trained on a partition has been promoted or refused."""
+        return any(decision_on(self.records, v.version) for v in self.candidates(partition))
+
+    def candidates(self, partition: str) -> list[ModelVersion]:
+        """Registered candidates with this holdout, drills aside."""
+        found = [self.version(r) for r in self.records if r.kind == "candidate" and r.partition == partition]
+        return [version for version in found if not version.drill]
+
+    def version(self, record: Record) -> ModelVersion:
+        return ModelVersion.model_validate(record.facts["version"])
+
+    def waits_for(self, partition: str) -> str | None:
+        """The earlier labelled partition that is not settled yet, if there is one."""
+        return next((name for name in self.labelled if name < partition and not self.settled(name)), None)
+
+    def scorable(self, partition: str) -> bool:
+        """Whether the champion may score it: it has seen only earlier data."""
+        return self.champion is not None and self.champion.seen_until < partition
+
+    def _describe(self, source: str, partition: str) -> Artifact:
+        return self.job.storage.describe(self.job.deployment.source(source, partition))
+
+    def _delivered(self, source: str) -> list[str]:
+        uri = self.job.deployment.source(source, "{partition}")
+        pattern = re.escape(uri.rsplit("://", 1)[-1].lstrip("/")).replace(re.escape("{partition}"), "([^/]+)")
+        found = self.job.storage.glob(uri.replace("{partition}", "*"))
+        names = {m[1] for path in found if (m := re.search(f"{pattern}$", path))}
+        return sorted(name for name in names if re.fullmatch(PATTERNS[self.data.partition], name))
+
+
+def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
+    """Labelled partitions that have not been judged as they lie there now. A partition that is asked for is judged again."""
+    state = State(job)
+    if partition is not None:
+        _known(job, partition)
+        return [state.work(partition)]
+    arrived = sorted(set(state.inputs) | set(state.labels))
+    works = (state.work(name) for name in arrived if name in state.labels)
+    return [work for work in works if not state.judged(work)]
+
+
+def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
+    """Partitions with inputs and no predictions that the champion may score, as far as it is their turn.
+
+    :raises RequestError: if a partition is asked for that cannot be scored.
+    """
+    state = State(job)
+    if partition is not None:
+        _known(job, partition)
+        if partition not in state.inputs:
+            raise RequestError(
+                f"partition {partition} has no inputs: {job.deployment.source(job.config.data.source, partition)}"
+            )
+        if not state.scorable(partition):
+            seen = state.champion.seen_until if state.champion else None
+            raise RequestError(
+                f"partition {partition} cannot be scored: {f'the champion saw {seen}' if seen else 'no champion'}"
+            )
+    due = [n for n in state.inputs if n not in state.scored and state.scorable(n) and partition in (None, n)]
+    if job.config.scoring.order == "wait" and partition is None:
+        due = _in_turn(state, due)
+    return [_score_work(state, name) for name in due]
+
+
+def cm(job: Job) -> MonitorWork:
+    """Drift of scored partitions, and the next decision, in the order of the data, if all that comes before it is settled."""
+    state = State(job)
+    fresh = [found for name in state.scored if not drift_done(job, name) and (found := manifest(job, name))]
+    due = next((name for name in state.accepted if name > state.decided), None)
+    if due is None or state.waits_for(due) or (state.scorable(due) and due not in state.scored):
+        return MonitorWork(drift=tuple(fresh))
+    found = manifest(job, due)
+    return MonitorWork(drift=tuple(fresh), decide=due, quality=found, data=state.accepted[due])
+
+
+def ct(job: Job, *, partition: str | None = None) -> TrainWork | None:
+    """The oldest decision to train that still waits for its candidate; or what a person asks for.
+
+    :param partition: the holdout of the candidate that a person asks for.
+    :raises RequestError: if there is too little data for it.
+    """
+    state = State(job)
+    if partition is not None:
+        _known(job, partition)
+        return TrainWork(split=save_split(job, split(state, partition)), why="a person asked for it")
+    wanted = [r for r in state.records if r.kind == "retrain" and r.outcome == "train"]
+    waiting = [r for r in wanted if not state.candidates(r.partition)]
+    if not waiting:
+        return None
+    return TrainWork(split=save_split(job, split(state, waiting[0].partition)), why=waiting[0].reason)
+
+
+def cd(job: Job, *, version: int | None = None) -> list[ModelVersion]:
+    """Registered candidates that have not been decided; or the one that a person asks for.
+
+    :raises RequestError: if there is no such version.
+    """
+    state = State(job)
+    found = [state.version(r) for r in state.records if r.kind == "candidate"]
+    if version is not None:
+        if not (asked := [v for v in found if v.version == version]):
+            raise RequestError(f"version {version} is no candidate; the candidates are {[v.version for v in found]}")
+        return asked[-1:]
+    return [v for v in found if decision_on(state.records, v.version) is None]
+
+
+def split(state: State, holdout: str) -> Split:
+    """Everything before the holdout to fit on (within the window), the holdout to judge on, and the label delay between.
+
+    :raises RequestError: if the holdout was not accepted, or too little comes before it.
+    """
+    window, data = state.job.config.training.window, state.job.config.data
+    if holdout not in state.accepted:
+        raise RequestError(f"partition {holdout} has no accepted data, it cannot be the holdout")
+    fit = [version for name, version in state.accepted.items() if name < holdout][-(window.size or 0) :]
+    if len(fit) < window.minimum:
+        raise RequestError(f"{len(fit)} labelled partitions before {holdout}, {window.minimum} are needed to fit on")
+    judged = state.accepted[holdout]
+    record = last(state.records, "data", partition=holdout)
+    assert record is not None
+    return Split(
+        fit=tuple(fit),
+        holdout=judged,
+        holdout_work=DataWork.model_validate(record.facts["work"]),
+        cutoff=judged.first - parse_duration(data.lead),
+    )
+
+
+def drift_uri(job: Job, partition: str) -> str:
+    """Where the drift found in a scored partition is kept."""
+    return job.under("monitoring", partition, "drift.json")
+
+
+def drift_done(job: Job, partition: str) -> bool:
+    """Whether the drift of a scored partition has been looked at."""
+    return job.storage.exists(drift_uri(job, partition))
+
+
+def _in_turn(state: State, due: Iterable[str]) -> list[str]:
+    turn = []
+    for name in due:
+        if earlier := state.waits_for(name):
+            log.info("%s waits: %s has labels and is not decided yet", name, earlier)
+            break
+        turn.append(name)
+    return turn
+
+
+def _score_work(state: State, partition: str) -> ScoreWork:
+    assert state.champion is not None
+    return ScoreWork(
+        partition=partition,
+        inputs=state._describe(state.data.source, partition),
+        history=state.history(partition),
+        version=state.champion,
+    )
+
+
+def _known(job: Job, partition: str) -> None:
+    start(partition, job.config.data.partition)

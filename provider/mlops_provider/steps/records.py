@@ -1,0 +1,236 @@
+"""What the steps hand to each other: small frozen records; anything big is a file that they name."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from mlops_provider.checks import Frozen, Verdict
+from mlops_provider.modelcode import CodeRef
+from mlops_provider.storage import Artifact, digest
+
+
+class DataWork(Frozen):
+    """A partition whose inputs and labels have arrived, as they lay there when the work was planned.
+
+    :param problem: why the partition cannot be worked on, for instance a file that is missing; empty if it can.
+    """
+
+    partition: str
+    inputs: Artifact | None = None
+    labels: Artifact | None = None
+    history: dict[str, Artifact] = {}
+    problem: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Hash of the delivered content: a partition delivered again with other content is judged again."""
+        hashes = [a.hash if a else "" for a in (self.inputs, self.labels)]
+        return digest([hashes, {n: a.hash for n, a in self.history.items() if self.partition in a.uri}])
+
+
+class DataVersion(Frozen):
+    """An accepted, versioned feature table of one partition.
+
+    :param rev: git commit whose DVC pointer names the content.
+    :param md5: content hash as DVC computes it.
+    :param first: earliest event time in the table, UTC; `last` the latest.
+    :param labelled: rows with a label.
+    """
+
+    partition: str
+    rev: str
+    tag: str
+    path: str
+    md5: str
+    size: int
+    rows: int
+    labelled: int
+    first: dt.datetime
+    last: dt.datetime
+
+
+class Split(Frozen):
+    """What a candidate is fitted on and judged on. The holdout lies after the fit, by at least the label delay.
+
+    :param cutoff: rows whose label was not known at this moment are not fitted on.
+    """
+
+    fit: tuple[DataVersion, ...]
+    holdout: DataVersion
+    holdout_work: DataWork
+    cutoff: dt.datetime
+
+
+class SplitRef(Frozen):
+    """A split by reference: it grows with the history, so it travels as a file."""
+
+    file: Artifact
+    holdout: str
+    first: str
+    last: str
+    partitions: int
+
+
+class Trained(Frozen):
+    """A fitted model, before it is packaged.
+
+    :param model_hash: sha256 of the trees alone: equal for any number of threads.
+    :param reference: a sample of the training features, for drift and parity.
+    """
+
+    booster: Artifact
+    reference: Artifact
+    model_hash: str
+    fingerprint: str
+    rows: int
+    split: SplitRef
+    drill: str | None = None
+
+
+class Package(Frozen):
+    """A model as it is deployed: data, not code.
+
+    :param features: names in the order of the input tensor.
+    """
+
+    onnx: Artifact
+    booster: Artifact
+    reference: Artifact
+    code: CodeRef
+    features: tuple[str, ...]
+    cut: float
+    parity: Verdict
+
+
+class Interval(Frozen):
+    """A gain of the candidate over the champion in the primary metric, positive is better, with its bounds."""
+
+    gain: float
+    low: float
+    high: float
+    blocks: int
+    confidence: float
+
+
+class Evaluation(Frozen):
+    """Candidate and champion on the same holdout rows.
+
+    :param champion_version: None if there was no champion to compare with.
+    """
+
+    metric: str
+    partition: str
+    rows: int
+    candidate: dict[str, float]
+    champion: dict[str, float] | None = None
+    champion_version: int | None = None
+    interval: Interval | None = None
+    verdict: Verdict
+
+
+class ModelVersion(Frozen):
+    """A registered version with its lineage: the unit of trust.
+
+    :param lineage: file with the whole lineage: data versions, code, configuration, environment.
+    """
+
+    model: str
+    version: int
+    run_id: str
+    fingerprint: str
+    package: Package
+    split: SplitRef
+    lineage: Artifact
+    drill: str | None = None
+
+    @property
+    def seen_until(self) -> str:
+        """The last partition that the version was fitted or judged on: it scores only later ones."""
+        return self.split.holdout
+
+
+class ScoreWork(Frozen):
+    """A partition to score and the version to score it with."""
+
+    partition: str
+    inputs: Artifact
+    history: dict[str, Artifact] = {}
+    version: ModelVersion
+
+
+class Predictions(Frozen):
+    """A scored partition: the manifest that commits it.
+
+    :param positives: rows decided as positive.
+    """
+
+    partition: str
+    table: Artifact
+    version: int
+    fingerprint: str
+    rows: int
+    positives: int
+    mean_score: float
+    inputs: Artifact
+    history: dict[str, Artifact] = {}
+    code: CodeRef
+    reference: Artifact
+    scored_at: dt.datetime
+
+
+class Drifted(Frozen):
+    """Input drift of a scored partition against the training data of the version that scored it."""
+
+    partition: str
+    version: int
+    columns: tuple[str, ...]
+    of: int
+    verdict: Verdict
+    report: Artifact
+
+
+class Measured(Frozen):
+    """Quality of a scored partition, after its labels arrived."""
+
+    partition: str
+    version: int
+    metrics: dict[str, float]
+    low: float | None
+    high: float | None
+    coverage: float
+    verdict: Verdict
+
+
+class Decision(Frozen):
+    """Whether to train, and why."""
+
+    partition: str
+    retrain: bool
+    reason: str
+    record: int
+
+
+class Judged(Frozen):
+    """What the gate found.
+
+    :param outcome: promote, harmful, no_proven_gain, below_threshold or not_comparable.
+    """
+
+    version: int
+    outcome: str
+    reason: str
+    verdict: Verdict
+    evaluation: Evaluation
+
+    @property
+    def promote(self) -> bool:
+        return self.outcome == "promote"
+
+
+class Released(Frozen):
+    """A decision about a version, as it stands in the ledger and in the registry."""
+
+    version: int
+    previous: int | None
+    record: int
+    reason: str

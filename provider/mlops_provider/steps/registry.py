@@ -1,0 +1,97 @@
+"""The model registry: MLflow, reached through one narrow door that tells trouble with the server from wrong use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.exceptions import ConfigError, MlopsError, Transient
+from mlops_provider.steps.step import Job
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION = "champion"
+FINGERPRINT = "mlops.fingerprint"
+
+# The client's own default goes on retrying for minutes; Airflow's retries are visible, these are not.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+@contextmanager
+def client(job: Job) -> Iterator[MlflowClient]:
+    """MLflow's client for this deployment.
+
+    :raises ConfigError: if no server is configured.
+    :raises Transient: if the server cannot be reached or fails.
+    """
+    uri = job.deployment.tracking_uri
+    if not uri:
+        raise ConfigError("no MLflow server is configured: set [mlops] mlflow_conn_id, or MLFLOW_TRACKING_URI")
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    try:
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlopsError:
+        raise
+    except Exception as error:
+        if _unreachable(error):
+            raise Transient(f"MLflow at {uri} did not answer: {str(error)[:300]}") from error
+        raise
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether it was the connection or the server that failed, here or below in the chain of causes."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    while error is not None:
+        if isinstance(error, RequestException | ConnectionError | TimeoutError):
+            return True
+        if isinstance(error, MlflowException) and error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def versions(mlflow: MlflowClient, name: str, fingerprint: str) -> list[Any]:
+    """Registered versions with this fingerprint, lowest number first."""
+    found = mlflow.search_model_versions(f"name='{name}'")
+    return sorted((v for v in found if v.tags.get(FINGERPRINT) == fingerprint), key=lambda v: int(v.version))
+
+
+def only_first(mlflow: MlflowClient, name: str, fingerprint: str, create: Callable[[], object]) -> int:
+    """The version of a fingerprint, created if there is none.
+
+    Two creators at once, or one that was killed and ran again, both end with the lowest number: a later one of the same
+    fingerprint is withdrawn by whoever sees it.
+    """
+    if not versions(mlflow, name, fingerprint):
+        create()
+    first, *later = versions(mlflow, name, fingerprint)
+    for version in later:
+        mlflow.delete_model_version(name, version.version)
+    return int(first.version)
+
+
+def point_champion(job: Job, version: int) -> bool:
+    """Points the champion alias at a version, if it is not there; returns whether it had to be moved."""
+    name = job.deployment.registered_name(job.config)
+    with client(job) as mlflow:
+        if _champion(mlflow, name) == version:
+            return False
+        mlflow.set_registered_model_alias(name, CHAMPION, str(version))
+        found = _champion(mlflow, name)
+    if found != version:
+        raise Transient(f"the alias {CHAMPION!r} of {name} is at version {found}, was set to {version}")
+    return True
+
+
+def _champion(mlflow: MlflowClient, name: str) -> int | None:
+    """The version that the alias points at; stores answer with a number or with text."""
+    found = mlflow.get_registered_model(name).aliases.get(CHAMPION)
+    return int(found) if found is not None else None

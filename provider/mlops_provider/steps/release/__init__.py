@@ -1,0 +1,1 @@
+"""Judge a candidate, promote it, roll back."""

@@ -1,0 +1,149 @@
+"""The gate: does the evidence let this candidate replace the champion of this moment?"""
+
+from __future__ import annotations
+
+from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
+from mlops_provider.config import Bounds
+from mlops_provider.exceptions import ConflictError
+from mlops_provider.ledger import Draft, Record, champion, last
+from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
+from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
+
+
+class GateArguments(Frozen):
+    """:param again: judge a candidate again that was decided before."""
+
+    version: ModelVersion
+    again: bool = False
+
+
+@step("gate", arguments=GateArguments, result=Judged, cached=False)
+def gate(job: Job, arguments: GateArguments) -> Judged:
+    """Judges a candidate against the champion of this moment. A refusal is recorded here; a promotion is only proposed.
+
+    The first model ever has no champion to beat: it must meet the absolute thresholds and package exactly.
+    """
+    for _ in range(10):
+        found = judge(job, arguments.version)
+        if found.promote or _refused(job, found, again=arguments.again):
+            return found
+    raise ConflictError(f"version {arguments.version.version}: the champion changed ten times while it was judged")
+
+
+def judge(job: Job, version: ModelVersion) -> Judged:
+    """What the gate would decide now; records nothing."""
+    rival = present_champion(job)
+    owner = job.with_code(version.package.code)
+    arguments = EvaluateArguments(package=version.package, split=version.split, champion=rival)
+    evaluation = evaluate(owner, arguments)
+    checks = (
+        *version.package.parity.checks,
+        *evaluation.verdict.checks,
+        *(bounded(name, limit, evaluation.candidate.get(name)) for name, limit in job.config.gates.thresholds.items()),
+        *([_gain(evaluation, job.config.gates.min_gain)] if rival else [_first()]),
+    )
+    verdict = Verdict(subject=f"{version.model} version {version.version}", checks=checks)
+    outcome = _outcome(verdict, evaluation)
+    return Judged(
+        version=version.version,
+        outcome=outcome,
+        reason=_reason(outcome, verdict, evaluation),
+        verdict=verdict,
+        evaluation=evaluation,
+    )
+
+
+def present_champion(job: Job) -> ModelVersion | None:
+    """The version that the ledger names as champion."""
+    record = champion(job.ledger.records())
+    return ModelVersion.model_validate(record.facts["version"]) if record else None
+
+
+def bounded(name: str, limit: Bounds, value: float | None) -> Check:
+    """An absolute limit of a metric as a check."""
+    asked = " and ".join(
+        f"{word} {x:g}" for word, x in (("at least", limit.min), ("at most", limit.max)) if x is not None
+    )
+    if value is None:
+        return could_not_run(name, f"was not measured, {asked} is asked for")
+    passed = (limit.min is None or value >= limit.min) and (limit.max is None or value <= limit.max)
+    return Check(name=name, passed=passed, value=value, threshold=asked)
+
+
+def _gain(evaluation: Evaluation, minimum: float) -> Check:
+    name, interval = f"{evaluation.metric}_gain", evaluation.interval
+    if interval is None:
+        return could_not_run(name, "the candidate could not be compared with the champion")
+    detail = (
+        f"{interval.gain:+.4f}, {interval.confidence:.0%} interval [{interval.low:+.4f}, {interval.high:+.4f}] over "
+        f"{interval.blocks} time blocks, against version {evaluation.champion_version}"
+    )
+    passed = interval.low > minimum
+    return Check(
+        name=name, passed=passed, value=interval.low, threshold=f"lower bound above {minimum:g}", detail=detail
+    )
+
+
+def _first() -> Check:
+    return Check(name="first_model", passed=True, detail="there is no champion yet: the absolute thresholds decide")
+
+
+def _outcome(verdict: Verdict, evaluation: Evaluation) -> str:
+    if any(check.severity == "error" for check in verdict.problems):
+        return "not_comparable"
+    if evaluation.interval and evaluation.interval.high < 0:
+        return "harmful"
+    failed = {check.name for check in verdict.problems}
+    if not failed:
+        return "promote"
+    return "no_proven_gain" if failed == {f"{evaluation.metric}_gain"} else "below_threshold"
+
+
+def _reason(outcome: str, verdict: Verdict, evaluation: Evaluation) -> str:
+    interval = evaluation.interval
+    gain = ""
+    if interval:
+        gain = f"{evaluation.metric} {interval.gain:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+        gain += f" against version {evaluation.champion_version}"
+    words = {
+        "promote": f"proven gain: {gain}" if interval else "first model, meets the thresholds",
+        "harmful": f"harmful: {gain}",
+        "no_proven_gain": f"no proven gain: {gain}",
+        "below_threshold": f"below threshold: {verdict.reason()}",
+        "not_comparable": f"not comparable: {verdict.reason()}",
+    }
+    return words[outcome]
+
+
+def _refused(job: Job, found: Judged, *, again: bool) -> bool:
+    """Records a refusal; False if the champion is no longer the one that the candidate was compared with."""
+    against = found.evaluation.champion_version
+    draft = Draft(
+        kind="refusal",
+        partition=found.evaluation.partition,
+        version=found.version,
+        outcome=found.outcome,
+        reason=found.reason,
+        facts={"champion": against, "judged": found.model_dump(mode="json")},
+    )
+
+    def guard(records: tuple[Record, ...]) -> Record | None:
+        decided = decision_on(records, found.version)
+        if decided and not again:
+            return decided
+        now = champion(records)
+        if (now.version if now else None) != against:
+            raise ConflictError("the champion changed")
+        return None
+
+    try:
+        job.ledger.append(draft, actor=job.deployment.actor, guard=guard)
+    except ConflictError:
+        return False
+    return True
+
+
+def decision_on(records: tuple[Record, ...], version: int) -> Record | None:
+    """The last promotion or refusal of a version."""
+    return last((r for r in records if r.version == version), "promotion", "refusal")

@@ -1,0 +1,101 @@
+"""Batch scoring: a partition of inputs in, scores with the version that made them out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+import pyarrow as pa
+
+from mlops_provider.checks import Frozen
+from mlops_provider.exceptions import RequestError
+from mlops_provider.steps import tables
+from mlops_provider.steps.data.features import build
+from mlops_provider.steps.records import Predictions, ScoreWork
+from mlops_provider.steps.scoring.scorer import Scorer
+from mlops_provider.steps.step import Job, step
+from mlops_provider.storage import digest, join
+
+log = logging.getLogger("mlops_provider")
+
+
+class ScoreArguments(Frozen):
+    """The partition to score, and the version."""
+
+    work: ScoreWork
+
+
+def committed(job: Job, predictions: Predictions) -> Predictions:
+    """Creates the manifest that makes the predictions of a partition visible; whoever was first stands."""
+    content = predictions.model_dump_json(indent=1).encode()
+    if not job.storage.create(manifest_uri(job, predictions.partition), content):
+        log.info("%s was scored before", predictions.partition)
+    standing = manifest(job, predictions.partition)
+    assert standing is not None
+    return standing
+
+
+@step("score", arguments=ScoreArguments, result=Predictions, sections=("data", "scoring"), publish=committed)
+def score(job: Job, arguments: ScoreArguments) -> Predictions:
+    """Scores every row of a partition, with features built by the code that the version was trained with.
+
+    Written are key, event time, score, label decided, model version and time. The table is content-addressed; the manifest
+    that names it is created last and once: a reader never sees half a partition, and a rerun finds it done.
+
+    :raises RequestError: if the version has seen the partition.
+    """
+    work, version = arguments.work, arguments.work.version
+    if version.seen_until >= work.partition:
+        raise RequestError(
+            f"version {version.version} has seen data until {version.seen_until}: it must not score {work.partition}"
+        )
+    return _scored(job.with_code(version.package.code), work)
+
+
+def manifest(job: Job, partition: str) -> Predictions | None:
+    """The committed predictions of a partition, if there are any."""
+    uri = manifest_uri(job, partition)
+    return Predictions.model_validate(job.storage.read_json(uri)) if job.storage.exists(uri) else None
+
+
+def manifest_uri(job: Job, partition: str) -> str:
+    """Where the manifest of a partition lies."""
+    return join(folder(job), partition, "manifest.json")
+
+
+def folder(job: Job) -> str:
+    """Where the predictions of the model lie, one folder a partition."""
+    return job.under("predictions")
+
+
+def _scored(job: Job, work: ScoreWork) -> Predictions:
+    version, now = work.version, dt.datetime.now(dt.UTC)
+    features = build(job, work.inputs, work.history)
+    scorer = Scorer.of(version.package, job.storage, threads=job.config.scoring.resources.cpu)
+    scores = scorer.score(features[list(version.package.features)].to_numpy())
+    decided = scores >= version.package.cut
+    data, rows = job.config.data, len(scores)
+    table = pa.table({
+        data.key: features[data.key],
+        data.event_time: features[data.event_time],
+        "score": scores,
+        "label": decided,
+        "model": pa.repeat(version.model, rows).dictionary_encode(),
+        "version": pa.repeat(pa.scalar(version.version, pa.int32()), rows),
+        "scored_at": pa.repeat(pa.scalar(now, pa.timestamp("us", tz="UTC")), rows),
+    })
+    name = digest([version.fingerprint, work.inputs.hash, sorted(a.hash for a in work.history.values())])[:32]
+    return Predictions(
+        partition=work.partition,
+        table=tables.write(job.storage, join(folder(job), work.partition, f"{name}.parquet"), table),
+        version=version.version,
+        fingerprint=version.fingerprint,
+        rows=rows,
+        positives=int(decided.sum()),
+        mean_score=float(scores.mean()),
+        inputs=work.inputs,
+        history=work.history,
+        code=version.package.code,
+        reference=version.package.reference,
+        scored_at=now,
+    )

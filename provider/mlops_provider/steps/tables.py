@@ -1,0 +1,61 @@
+"""Parquet tables by URI, read with errors that name the file and the column."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlops_provider.exceptions import DataError
+from mlops_provider.storage import Artifact, Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+
+def read(storage: Storage, artifact: Artifact, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in a verified file, or some of its columns.
+
+    :raises DataError: if the file is empty, no parquet, without rows, or lacks one of the columns.
+    """
+    if not artifact.size:
+        raise DataError(f"{artifact.uri} is empty (0 bytes)")
+    content = storage.fetch(artifact)
+    try:
+        file = pq.ParquetFile(io.BytesIO(content))
+        require(file.schema_arrow.names, columns or (), artifact.uri)
+        table = file.read(columns=list(columns) if columns else None)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{artifact.uri} is no readable parquet file, perhaps truncated: {error}") from error
+    if not table.num_rows:
+        raise DataError(f"{artifact.uri} has no rows")
+    return table
+
+
+def require(names: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Checks that the columns are there.
+
+    :raises DataError: naming the first that is not.
+    """
+    for column in columns:
+        if column not in names:
+            raise DataError(f"{where} lacks the column {column!r}; it has {', '.join(names)}")
+
+
+def write(storage: Storage, uri: str, table: pa.Table) -> Artifact:
+    """Writes a table as parquet, whole or not at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "table.parquet")
+        pq.write_table(table, path, compression="zstd")
+        return storage.upload(path, uri, rows=table.num_rows)
+
+
+def write_frame(storage: Storage, uri: str, frame: pd.DataFrame) -> Artifact:
+    """Writes a frame as parquet, without its index."""
+    return write(storage, uri, pa.Table.from_pandas(frame, preserve_index=False))

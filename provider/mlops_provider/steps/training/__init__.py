@@ -1,0 +1,1 @@
+"""Train a candidate, package it, evaluate the package against the champion, register it."""

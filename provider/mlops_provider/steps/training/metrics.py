@@ -1,0 +1,89 @@
+"""Metrics of binary scores with weights on rows, and the paired bootstrap over blocks of time.
+
+Rows that are near in time are alike, so resampling single rows understates how uncertain a comparison is; blocks (a day,
+say) are drawn with replacement instead, the same blocks for both models (Kuensch 1989; Efron and Tibshirani 1993, ch. 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+_EDGE = 1e-15
+LARGER_IS_BETTER = {"auc": True, "log_loss": False, "brier": False}
+
+
+def auc(labels: Array, scores: Array, weights: Array) -> float:
+    """Area under the ROC curve; ties count half. NaN if one class has no weight."""
+    return Auc(labels, scores)(weights)
+
+
+class Auc:
+    """AUC of the same rows under changing weights: the rows are sorted once.
+
+    :param labels: 0 or 1, float [n]; `scores` float [n].
+    """
+
+    def __init__(self, labels: Array, scores: Array) -> None:
+        values, self._group = np.unique(scores, return_inverse=True)
+        self._groups, self._labels = len(values), labels
+
+    def __call__(self, weights: Array) -> float:
+        positive = np.bincount(self._group, weights * self._labels, self._groups)
+        negative = np.bincount(self._group, weights * (1 - self._labels), self._groups)
+        pairs = positive.sum() * negative.sum()
+        below = np.cumsum(negative) - negative
+        return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
+
+
+class Mean:
+    """A metric that is a weighted mean of a loss per row."""
+
+    def __init__(self, losses: Array) -> None:
+        self._losses = losses
+
+    def __call__(self, weights: Array) -> float:
+        return float(np.average(self._losses, weights=weights))
+
+
+def metric(name: str, labels: Array, scores: Array) -> Callable[[Array], float]:
+    """The metric as a function of row weights."""
+    if name == "auc":
+        return Auc(labels, scores)
+    if name == "brier":
+        return Mean((scores - labels) ** 2)
+    if name == "log_loss":
+        clipped = np.clip(scores, _EDGE, 1 - _EDGE)
+        return Mean(-(labels * np.log(clipped) + (1 - labels) * np.log(1 - clipped)))
+    raise ValueError(f"unknown metric {name!r}")
+
+
+def measure(names: Iterable[str], labels: Array, scores: Array) -> dict[str, float]:
+    """The named metrics, every row counting once."""
+    weights = np.ones(len(labels))
+    return {name: metric(name, labels, scores)(weights) for name in names}
+
+
+def resampled(
+    functions: list[Callable[[Array], float]], blocks: Array, *, resamples: int, seed: int
+) -> np.ndarray[Any, Any]:
+    """Values of metrics under resampled blocks.
+
+    :param functions: metrics of the same rows as functions of row weights; paired, as all get the same draw.
+    :param blocks: block number of each row, int [n].
+    :returns: float [resamples, functions].
+    """
+    rng = np.random.default_rng(seed)
+    count = int(blocks.max()) + 1
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.array([[function(draw[blocks].astype(float)) for function in functions] for draw in draws])
+
+
+def bounds(values: Array, confidence: float) -> tuple[float, float]:
+    """The two-sided percentile interval."""
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,138 @@
+"""LightGBM trees as an ONNX graph that scores exactly as LightGBM does.
+
+Thresholds stay float64 (``nodes_values_as_tensor`` of ai.onnx.ml 3, with a float64 input): the usual converters round
+them to float32, which sends values next to a threshold to the wrong side. Leaf sums are float32, as that operator has
+them. Numeric features only; what cannot be represented is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlops_provider.exceptions import ConfigError
+
+_IR, _OPSET, _ML_OPSET = 9, 18, 3
+_INFINITE = (
+    1e300  # what LightGBM's dump writes for a threshold that is infinite: a split of the missing from all others
+)
+_ZERO = 1.0000000180025095e-35  # LightGBM's kZeroThreshold: a value this close to zero is read as zero
+
+
+@dataclass
+class _Nodes:
+    """The columns of the TreeEnsembleRegressor's node table, filled tree by tree."""
+
+    trees: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    true: list[int] = field(default_factory=list)
+    false: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    leaf_trees: list[int] = field(default_factory=list)
+    leaf_ids: list[int] = field(default_factory=list)
+    leaf_values: list[float] = field(default_factory=list)
+
+    def add(self, tree: int, number: int) -> int:
+        for column, value in (
+            (self.trees, tree),
+            (self.ids, number),
+            (self.features, 0),
+            (self.true, 0),
+            (self.false, 0),
+        ):
+            column.append(value)
+        self.modes.append("LEAF")
+        self.values.append(0.0)
+        self.missing.append(0)
+        return len(self.ids) - 1
+
+
+def export(text: str) -> bytes:
+    """The ONNX model of a binary LightGBM text model: input ``input`` float64 [n, features], output ``score`` float32 [n, 1].
+
+    :raises ConfigError: for a model that could not be represented exactly.
+    """
+    import lightgbm
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    dump = lightgbm.Booster(model_str=text).dump_model()
+    sigmoid = _sigmoid(dump)
+    nodes = _Nodes()
+    for number, tree in enumerate(dump["tree_info"]):
+        _walk(nodes, number, tree["tree_structure"])
+    ensemble = helper.make_node(
+        "TreeEnsembleRegressor", ["input"], ["raw"], domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM",
+        post_transform="NONE", nodes_treeids=nodes.trees, nodes_nodeids=nodes.ids, nodes_featureids=nodes.features,
+        nodes_modes=nodes.modes, nodes_truenodeids=nodes.true, nodes_falsenodeids=nodes.false,
+        nodes_missing_value_tracks_true=nodes.missing, target_treeids=nodes.leaf_trees, target_nodeids=nodes.leaf_ids,
+        target_ids=[0] * len(nodes.leaf_ids),
+        nodes_values_as_tensor=numpy_helper.from_array(np.array(nodes.values, np.float64), "thresholds"),
+        target_weights_as_tensor=numpy_helper.from_array(np.array(nodes.leaf_values, np.float64), "leaves"),
+    )  # fmt: skip
+    scale = numpy_helper.from_array(np.array([sigmoid], np.float32), "sigmoid")
+    graph = helper.make_graph(
+        [
+            ensemble,
+            helper.make_node("Mul", ["raw", "sigmoid"], ["scaled"]),
+            helper.make_node("Sigmoid", ["scaled"], ["score"]),
+        ],
+        "lightgbm",
+        [helper.make_tensor_value_info("input", TensorProto.DOUBLE, [None, dump["max_feature_idx"] + 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+        [scale],
+    )
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="airflow-provider-mlops")
+    return bytes(model.SerializeToString())
+
+
+def _sigmoid(dump: dict[str, Any]) -> float:
+    objective = dump["objective"].split(" ")
+    if objective[0] != "binary" or dump["num_tree_per_iteration"] != 1 or dump.get("average_output"):
+        raise ConfigError(f"the objective {dump['objective']!r} cannot be packaged exactly; 'binary' can")
+    return next(float(part.split(":")[1]) for part in objective if part.startswith("sigmoid:"))
+
+
+def _walk(nodes: _Nodes, tree: int, root: dict[str, Any]) -> None:
+    """Adds a tree, without recursion: LightGBM grows leaf-wise, so a tree may be deep."""
+    waiting: list[tuple[dict[str, Any], list[int], int]] = [(root, [0], 0)]
+    number = 0
+    while waiting:
+        node, parent, place = waiting.pop()
+        at = nodes.add(tree, number)
+        parent[place] = number
+        number += 1
+        if "split_index" not in node:
+            nodes.leaf_trees.append(tree)
+            nodes.leaf_ids.append(nodes.ids[at])
+            nodes.leaf_values.append(float(node["leaf_value"]))
+            continue
+        _branch(nodes, at, node)
+        waiting += [(node["right_child"], nodes.false, at), (node["left_child"], nodes.true, at)]
+
+
+def _branch(nodes: _Nodes, at: int, node: dict[str, Any]) -> None:
+    if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
+        raise ConfigError(
+            f"a split of kind {node['decision_type']!r} with missing values as {node['missing_type']} cannot be packaged exactly"
+        )
+    nodes.modes[at] = "BRANCH_LEQ"
+    nodes.features[at] = node["split_feature"]
+    nodes.values[at] = _threshold(float(node["threshold"]))
+    # Without missing values in training LightGBM takes NaN for zero.
+    left = node["default_left"] if node["missing_type"] == "NaN" else float(node["threshold"]) >= 0
+    nodes.missing[at] = int(left)
+
+
+def _threshold(value: float) -> float:
+    """The threshold that divides values as LightGBM does, which reads those within `_ZERO` of zero as zero."""
+    if abs(value) >= _INFINITE:
+        return math.copysign(math.inf, value)
+    if -_ZERO <= value < 0:
+        return math.nextafter(-_ZERO, -math.inf)
+    return _ZERO if 0 <= value <= _ZERO else value

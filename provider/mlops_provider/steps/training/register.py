@@ -1,0 +1,209 @@
+"""Registration: one MLflow run and one model version for a fingerprint, however often and by whomever it is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.checks import Frozen
+from mlops_provider.deployment import Deployment
+from mlops_provider.exceptions import ConflictError
+from mlops_provider.ledger import Draft, Record
+from mlops_provider.steps import registry
+from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
+from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training.train import environment, load_split
+from mlops_provider.storage import Artifact, canonical_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class RegisterArguments(Frozen):
+    """All that is known of the candidate."""
+
+    trained: Trained
+    package: Package
+    evaluation: Evaluation
+
+
+class Registered(Frozen):
+    """The version, its ledger record, and whether the version was there before."""
+
+    version: ModelVersion
+    record: int
+    reused: bool
+
+
+@step("register", arguments=RegisterArguments, result=Registered, cached=False)
+def register(job: Job, arguments: RegisterArguments) -> Registered:
+    """Logs the run, registers the version with its fingerprint and lineage, and records the candidate.
+
+    A rerun after a kill at any point goes on from what is there: the run is claimed by fingerprint before anything is
+    written to it, and the version gets its fingerprint in the very call that creates it.
+
+    :raises Transient: if MLflow cannot be reached.
+    """
+    trained = arguments.trained
+    name = job.deployment.registered_name(job.config)
+    lineage = _lineage(job, arguments)
+    with registry.client(job) as mlflow:
+        run_id = _claimed_run(job, mlflow, name, trained.fingerprint)
+        existed = bool(registry.versions(mlflow, name, trained.fingerprint))
+        if not existed:
+            _log(job, mlflow, run_id, arguments, lineage)
+            _registered_model(mlflow, name, job)
+        tags = _tags(arguments, job.deployment)
+
+        def create() -> object:
+            source = f"{mlflow.get_run(run_id).info.artifact_uri}/model"
+            return mlflow.create_model_version(name, source, run_id=run_id, tags=tags)
+
+        number = registry.only_first(mlflow, name, trained.fingerprint, create)
+        mlflow.set_terminated(run_id, "FINISHED")
+    version = ModelVersion(
+        model=job.config.name,
+        version=number,
+        run_id=run_id,
+        fingerprint=trained.fingerprint,
+        package=arguments.package,
+        split=trained.split,
+        lineage=lineage,
+        drill=trained.drill,
+    )
+    return Registered(version=version, record=_recorded(job, version, arguments.evaluation), reused=existed)
+
+
+def _recorded(job: Job, version: ModelVersion, evaluation: Evaluation) -> int:
+    drill = f" (drill: {version.drill})" if version.drill else ""
+    draft = Draft(
+        kind="candidate",
+        partition=version.split.holdout,
+        version=version.version,
+        outcome="registered",
+        reason=f"version {version.version} fitted on {version.split.first} to {version.split.last}{drill}",
+        facts={"version": version.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")},
+    )
+
+    def guard(records: tuple[Record, ...]) -> Record | None:
+        return next((r for r in records if r.kind == "candidate" and r.version == version.version), None)
+
+    return job.ledger.append(draft, actor=job.deployment.actor, guard=guard)[0].number
+
+
+def _claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) -> str:
+    """The one MLflow run of a fingerprint: whoever creates the claim first names it, all others adopt it."""
+    claim = job.under("claims", f"{fingerprint}.json")
+    if job.storage.exists(claim):
+        return _adopted(mlflow, claim, str(job.storage.read_json(claim)["run_id"]))
+    experiment = mlflow.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment else _experiment(job, mlflow, name)
+    run_id = str(mlflow.create_run(experiment_id, tags={registry.FINGERPRINT: fingerprint}).info.run_id)
+    if job.storage.create(claim, canonical_json({"run_id": run_id, "actor": job.deployment.actor})):
+        return run_id
+    mlflow.delete_run(run_id)
+    return _adopted(mlflow, claim, str(job.storage.read_json(claim)["run_id"]))
+
+
+def _experiment(job: Job, mlflow: MlflowClient, name: str) -> str:
+    """A server has a place for artifacts of its own; for a bare database they go below the artifact root."""
+    served = job.deployment.tracking_uri.startswith("http")
+    return str(mlflow.create_experiment(name, artifact_location=None if served else job.deployment.under("mlflow")))
+
+
+def _adopted(mlflow: MlflowClient, claim: str, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ConflictError(
+            f"{claim} names the MLflow run {run_id}, which this MLflow server does not have. If its database was replaced, "
+            "delete the claim; otherwise point [mlops] mlflow_conn_id at the server that has the run."
+        ) from error
+    return run_id
+
+
+def _log(job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArguments, lineage: Artifact) -> None:
+    training, evaluation = job.config.training, arguments.evaluation
+    for key, value in {**training.params, "rounds": training.rounds, "seed": training.seed}.items():
+        mlflow.log_param(run_id, key, value)
+    for key, measured in evaluation.candidate.items():
+        mlflow.log_metric(run_id, f"holdout_{key}", measured)
+    if evaluation.interval:
+        for bound in ("gain", "low", "high"):
+            mlflow.log_metric(run_id, f"{evaluation.metric}_gain_{bound}", getattr(evaluation.interval, bound))
+    with tempfile.TemporaryDirectory() as folder:
+        _save(job, Path(folder, "model"), arguments.package)
+        mlflow.log_artifacts(run_id, folder)
+    mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), "lineage.json")
+    mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
+
+
+def _save(job: Job, folder: Path, package: Package) -> None:
+    """The package in MLflow's own format, so that MLflow's tools can load it, with the LightGBM text beside it."""
+    import mlflow.onnx
+    import numpy as np
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float64), (-1, len(package.features)), "input")]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, 1), "score")]),
+    )
+    content = onnx.load_from_string(job.storage.fetch(package.onnx))
+    pins = [f"{name}=={environment()[name]}" for name in ("onnxruntime", "numpy")]
+    mlflow.onnx.save_model(content, str(folder), signature=signature, pip_requirements=pins)
+    folder.joinpath("model.txt").write_bytes(job.storage.fetch(package.booster))
+    folder.joinpath("package.json").write_bytes(canonical_json(package.model_dump(mode="json"), indent=1))
+
+
+def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.create_registered_model(name, description=job.config.description, tags={"mlops.owner": job.config.owner})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str]:
+    trained = arguments.trained
+    tags = {
+        registry.FINGERPRINT: trained.fingerprint,
+        "mlops.model_hash": trained.model_hash,
+        "mlops.package": arguments.package.onnx.hash,
+        "mlops.code": arguments.package.code.sha256,
+        "mlops.fitted_on": f"{trained.split.first} to {trained.split.last}",
+        "mlops.holdout": trained.split.holdout,
+        "mlops.environment": deployment.environment,
+    }
+    return tags | ({"mlops.drill": trained.drill} if trained.drill else {})
+
+
+def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
+    """All that the version came from, in one file."""
+    trained = arguments.trained
+    split = load_split(job, trained.split)
+    value: dict[str, Any] = {
+        "fingerprint": trained.fingerprint,
+        "data": {
+            "fit": [version.model_dump(mode="json") for version in split.fit],
+            "holdout": split.holdout.model_dump(mode="json"),
+            "cutoff": split.cutoff.isoformat(),
+            "rows": trained.rows,
+        },
+        "code": job.model.ref.model_dump(mode="json") | {"code_hash": job.model.code_hash},
+        "configuration": job.config.model_dump(mode="json"),
+        "environment": environment(),
+        "model_hash": trained.model_hash,
+        "drill": trained.drill,
+        "evaluation": arguments.evaluation.model_dump(mode="json"),
+        "parity": arguments.package.parity.model_dump(mode="json"),
+    }
+    return job.storage.write_json(job.under("models", trained.fingerprint, "lineage.json"), value)

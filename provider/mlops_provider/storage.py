@@ -1,0 +1,212 @@
+"""Files by URI (local path, file://, s3://, ...): opened by fsspec, created once, replaced atomically, named by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from mlops_provider.checks import Frozen
+from mlops_provider.exceptions import DataError, IntegrityError
+
+Options = Mapping[str, Any]
+
+
+class Artifact(Frozen):
+    """A file that a step wrote or read: where it lies and what it contains.
+
+    :param hash: sha256 of the bytes in hex, or ``etag:...`` where an object store answers for the content.
+    :param rows: number of rows, for tables.
+    """
+
+    uri: str
+    hash: str
+    size: int
+    rows: int | None = None
+
+
+class Storage:
+    """One set of credentials for all URIs of a deployment.
+
+    :param options: fsspec's storage options by protocol, for instance ``{"s3": {"key": ..., "secret": ...}}``.
+    """
+
+    def __init__(self, options: Mapping[str, Options] | None = None) -> None:
+        self._options = options or {}
+
+    def filesystem(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system of a URI and the path in it."""
+        protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+        fs, path = fsspec.core.url_to_fs(uri, **self._options.get(protocol, {}))
+        # Other writers are at work: a cached listing would hide what they have just created.
+        fs.use_listings_cache = False
+        fs.invalidate_cache()
+        return fs, path
+
+    def is_local(self, uri: str) -> bool:
+        return "://" not in uri or uri.startswith("file://")
+
+    def exists(self, uri: str) -> bool:
+        fs, path = self.filesystem(uri)
+        return bool(fs.exists(path))
+
+    def open(self, uri: str) -> BinaryIO:
+        """The file for reading.
+
+        :raises DataError: if there is none.
+        """
+        fs, path = self.filesystem(uri)
+        try:
+            return cast("BinaryIO", fs.open(path, "rb"))
+        except FileNotFoundError as error:
+            raise DataError(f"{uri} does not exist") from error
+
+    def read(self, uri: str) -> bytes:
+        with self.open(uri) as file:
+            return file.read()
+
+    def read_json(self, uri: str) -> Any:
+        try:
+            return json.loads(self.read(uri))
+        except ValueError as error:
+            raise DataError(f"{uri} is not valid JSON: {error}") from error
+
+    def names(self, uri: str) -> list[str]:
+        """Names of the entries of a folder, sorted; none if the folder does not exist."""
+        fs, path = self.filesystem(uri)
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
+
+    def glob(self, uri: str) -> list[str]:
+        """Paths, in the notation of the file system, that fit a URI with ``*`` in it, sorted."""
+        fs, path = self.filesystem(uri)
+        return sorted(str(found) for found in fs.glob(path))
+
+    def create(self, uri: str, content: bytes) -> bool:
+        """Creates the file with this content if there is none: False if there was one, whoever wrote it.
+
+        The one compare-and-set of the house. On local files the content is complete before the name appears
+        (a hard link fails if the name is taken); on S3 it is a put with ``If-None-Match: *``.
+        """
+        fs, path = self.filesystem(uri)
+        if self.is_local(uri):
+            return _link_new(Path(path), content)
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def write(self, uri: str, content: bytes) -> Artifact:
+        """Writes or replaces the file: a reader sees the old content or the new one, never a part."""
+        fs, path = self.filesystem(uri)
+        if self.is_local(uri):
+            os.replace(_temporary(Path(path), content), path)
+        else:
+            fs.pipe_file(path, content)
+        return Artifact(uri=uri, hash=hashlib.sha256(content).hexdigest(), size=len(content))
+
+    def write_json(self, uri: str, value: Any) -> Artifact:
+        return self.write(uri, canonical_json(value, indent=1))
+
+    def upload(self, source: Path, uri: str, *, rows: int | None = None) -> Artifact:
+        """Copies a local file to a URI, whole or not at all."""
+        fs, path = self.filesystem(uri)
+        digest = file_hash(source)
+        if self.is_local(uri):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+                copy = Path(folder, target.name)
+                copy.write_bytes(source.read_bytes())
+                os.replace(copy, target)
+        else:
+            fs.put_file(str(source), path)
+        return Artifact(uri=uri, hash=digest, size=source.stat().st_size, rows=rows)
+
+    def describe(self, uri: str) -> Artifact:
+        """What lies at a URI now; on S3 the ETag stands for the content, so that nothing is downloaded.
+
+        :raises DataError: if there is nothing.
+        """
+        fs, path = self.filesystem(uri)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError as error:
+            raise DataError(f"{uri} does not exist") from error
+        local = self.is_local(uri)
+        content = file_hash(Path(path)) if local else f"etag:{str(info['ETag']).strip(chr(34))}"
+        return Artifact(uri=uri, hash=content, size=int(info["size"]))
+
+    def fetch(self, artifact: Artifact) -> bytes:
+        """The content of an artifact, verified.
+
+        :raises IntegrityError: if the file no longer has the content that the artifact names.
+        """
+        if artifact.hash.startswith("etag:"):
+            self._same(artifact, self.describe(artifact.uri).hash)
+            return self.read(artifact.uri)
+        content = self.read(artifact.uri)
+        self._same(artifact, hashlib.sha256(content).hexdigest())
+        return content
+
+    @staticmethod
+    def _same(artifact: Artifact, found: str) -> None:
+        if found != artifact.hash:
+            raise IntegrityError(
+                f"{artifact.uri} has changed: its content is {found[:16]}, expected was {artifact.hash[:16]}. "
+                "It was replaced after it was recorded; start the loop again to take the new content."
+            )
+
+
+def canonical_json(value: Any, *, indent: int | None = None) -> bytes:
+    """The same bytes for the same value: sorted keys, no NaN."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in hex."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a local file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def join(root: str, *parts: str) -> str:
+    """A URI below a root."""
+    return "/".join((root.rstrip("/"), *(part.strip("/") for part in parts)))
+
+
+def _temporary(target: Path, content: bytes) -> str:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(name, 0o644)
+    return name
+
+
+def _link_new(target: Path, content: bytes) -> bool:
+    name = _temporary(target, content)
+    try:
+        os.link(name, target)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(name)
+    return True

@@ -1,0 +1,1 @@
+"""What runs beside the provider: installation and the demo."""
