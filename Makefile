@@ -17,10 +17,10 @@ $(STAMP): pyproject.toml constraints.txt tools/install.sh
 	@touch $(STAMP)
 
 demo: install  ## run the main job: a year of flights through the loops in a real Airflow
-	$(BIN)/python -m demo run
+	$(BIN)/python -m tools.demo run
 
 up: install  ## start the demo's services and keep the UI running for a look around
-	$(BIN)/python -m demo up
+	$(BIN)/python -m tools.demo up
 
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache

@@ -13,8 +13,9 @@ from typing import Self
 class Interrupts:
     """Turns the first SIGINT, SIGTERM or SIGHUP into an exception and only counts the following ones.
 
-    So a second Ctrl-C cannot break off the cleaning up that the first one caused; whoever cleans up polls `hurried`
-    instead. Inside `shielded` even the first signal waits, so that no server is started and then forgotten.
+    So a second Ctrl-C cannot break off the cleaning up that the first one caused; whoever cleans up polls
+    `hurried` instead. Inside `shielded` even the first signal waits for the end or for a call of `deliver`: an
+    exception at any moment could leave a server started but forgotten, or a library's lock taken for ever.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """Start servers that cannot outlive the demo unnoticed, and end everything they started.
 
-A server gets a session of its own, so that Ctrl-C in the terminal reaches the demo alone, which then stops the servers
-in order. Servers put children into process groups of their own and rename them, which overwrites their environment in
-/proc. So what belongs to a home is found in three ways that complement each other: the session, a marker in the
-environment, and the working directory.
+A server gets a session of its own, so that Ctrl-C in the terminal reaches the demo alone, which then stops the
+servers in order. Servers put children into process groups of their own and rename them, which overwrites their
+environment in /proc. So what belongs to a home is found in three ways that complement each other: the session,
+a marker in the environment, and the working directory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ POLL = 0.1
 
 @dataclass(frozen=True)
 class Process:
-    """One line of the process table: enough to know a process again even if its number is used a second time."""
+    """One line of the process table: tells a process again when its number is used a second time."""
 
     pid: int
     session: int
@@ -53,13 +54,12 @@ def table() -> list[Process]:
 
 
 def is_marked(pid: int, home: Path) -> bool:
-    """Tell whether the process was started for this home, by its environment or its working directory."""
+    """Tell whether the process was started for this home, by the marker in its environment."""
     try:
-        if f"{MARKER}={home}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-            return True
+        environment = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
         return False
-    return False
+    return f"{MARKER}={home}".encode() in environment.split(b"\0")
 
 
 def works_below(pid: int, home: Path) -> bool:
@@ -87,17 +87,17 @@ class PidFile:
             self.path.unlink(missing_ok=True)
 
     def read(self) -> dict[int, int]:
-        """Return start time by number; a damaged file counts as empty, as the marker finds most of them too."""
+        """Return start time by number; a damaged file counts as empty, as the marker finds most too."""
         try:
             return {int(record["pid"]): int(record["started"]) for record in json.loads(self.path.read_text())}
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return {}
 
     def survivors(self) -> list[Process]:
-        """Return every live process that belongs to this home, and never one that only has an old number of ours.
+        """Return every live process that belongs to this home, never one that only has an old number of ours.
 
-        A recorded server is ours if its start time agrees. If it is gone, its session may live on: members count if
-        they work below the home. Marked processes count wherever they are, with their session if they lead it.
+        A recorded server is ours if its start time agrees. If it is gone, its session may live on: members
+        count if they work below the home. Marked processes count wherever they are, with the session they lead.
         """
         processes, recorded = table(), self.read()
         live = {process.pid: process for process in processes}
@@ -137,6 +137,17 @@ class Server:
         if self.popen.poll() is None:
             self.popen.send_signal(self.stop_signal)
 
+    def reap(self) -> None:
+        """Collect the exit status of a server that is gone; without /proc, kill its process group before.
+
+        This never blocks for good: an interrupt inside Popen can leave its lock taken.
+        """
+        if self.popen.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=2)
+
     def tail(self, lines: int = 25) -> str:
         """Return the end of the log, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -145,7 +156,7 @@ class Server:
 def start_server(
     name: str, command: list[str], *, env: Mapping[str, str], home: Path, stop_signal: signal.Signals
 ) -> Server:
-    """Start a command in a session of its own, marked as the home's, with its output in `home/logs/<name>.log`."""
+    """Start a command in a session of its own, marked as the home's; its output goes to `home/logs/<name>.log`."""
     log, cwd = home / "logs" / f"{name}.log", home / name
     log.parent.mkdir(parents=True, exist_ok=True)
     cwd.mkdir(parents=True, exist_ok=True)
@@ -185,7 +196,7 @@ def stop_servers(servers: Iterable[Server], *, grace: float, hurry: Callable[[],
     if not _wait_until_gone(lambda: all(server.is_gone() for server in waiting), grace, hurry):
         end_processes(remaining, grace=min(grace, 1.5), hurry=hurry)
     for server in waiting:
-        server.popen.wait()
+        server.reap()
 
 
 def end_processes(

@@ -26,7 +26,7 @@ class ApiError(RuntimeError):
 
 
 class AirflowApi:
-    """A logged-in user of one Airflow; every call has a timeout, and only lost connections are tried again."""
+    """A logged-in user of one Airflow; each call has a timeout, and only lost connections are tried again."""
 
     def __init__(self, url: str, username: str, password: str, *, retries: int = 4) -> None:
         """Only remember: the login comes with the first call. A proxy from the environment is not used."""
@@ -46,7 +46,7 @@ class AirflowApi:
         self._client.close()
 
     def request(self, method: str, path: str, *, json: Json | None = None, params: Json | None = None) -> Any:
-        """Call `/api/v2<path>` and return the decoded answer (None if it is empty); ApiError on any failure."""
+        """Call `/api/v2<path>` and return the answer, None if it is empty; ApiError on any failure."""
         url = f"/api/v2{path}"
         for attempt in ("with the token at hand", "after a new login"):
             if not self._token or attempt == "after a new login":
@@ -62,7 +62,7 @@ class AirflowApi:
         return str(answer["access_token"])
 
     def _send(self, method: str, url: str, **content: Any) -> httpx.Response:
-        """Send, and again if no connection came about (a GET also if it broke: asking twice changes nothing)."""
+        """Send; again if no connection came about (a GET also if it broke: to ask twice does no harm)."""
         again: tuple[type[httpx.TransportError], ...] = (httpx.ConnectError, httpx.ConnectTimeout)
         if method == "GET":
             again = (*again, httpx.ReadError, httpx.RemoteProtocolError)
@@ -88,8 +88,8 @@ class AirflowApi:
 
     def trigger(self, dag_id: str, conf: Json | None = None) -> str:
         """Start a run and return its run id."""
-        # On SQLite the scheduler compares with a clock that counts whole seconds: a run that is due now would wait for
-        # the next one. The API wants the logical date named, even as null.
+        # On SQLite the scheduler compares with a clock that counts whole seconds: a run that is due now would
+        # wait for the next one. The API wants the logical date named, even as null.
         due = datetime.now(UTC) - timedelta(seconds=1)
         body = {"logical_date": None, "run_after": due.isoformat(), "conf": conf or {}}
         return str(self.request("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)["dag_run_id"])
@@ -100,7 +100,7 @@ class AirflowApi:
         return found
 
     def wait_run(self, dag_id: str, run_id: str, *, timeout: float = 600.0, poll: float = 0.25) -> Json:
-        """Wait for the end of a run and return it, its `state` success or failed; ApiError if it takes longer."""
+        """Wait until a run ends and return it, in `state` success or failed; ApiError if it takes longer."""
 
         def finished() -> Json | None:
             run = self.run(dag_id, run_id)
@@ -109,13 +109,13 @@ class AirflowApi:
         return wait_until(finished, f"run {run_id} of {dag_id} to end", timeout=timeout, poll=poll)
 
     def runs(self, dag_id: str = "~", *, limit: int | None = None, **filters: Any) -> list[Json]:
-        """Return runs of a DAG ("~" is all), the latest first; `filters` are the API's own (state=["failed"], …)."""
+        """Return runs of a DAG ("~": of all), latest first; `filters` are the API's own (state=["failed"], …)."""
         path = f"/dags/{quote(dag_id)}/dagRuns"
         return self._pages(path, "dag_runs", limit=limit, **{"order_by": "-id", **filters})
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
-        """Return the task instances of a run, mapped ones included."""
-        return self._pages(f"{_run_path(dag_id, run_id)}/taskInstances", "task_instances")
+    def task_instances(self, dag_id: str, run_id: str, *, limit: int | None = None, **filters: Any) -> list[Json]:
+        """Return the task instances of a run, mapped ones included; "~" and "~" are those of all runs."""
+        return self._pages(f"{_run_path(dag_id, run_id)}/taskInstances", "task_instances", limit=limit, **filters)
 
     def asset_id(self, name: str) -> int:
         """Return the number of the asset with exactly this name; ApiError if there is none."""
@@ -169,7 +169,7 @@ def wait_until(condition: Callable[[], T | None], what: str, *, timeout: float, 
 
 
 def _run_path(dag_id: str, run_id: str) -> str:
-    return f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='')}"
+    return f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='~')}"
 
 
 def _decode(answer: httpx.Response) -> Any:

@@ -29,16 +29,16 @@ from tools.demo.state import HomeLock, ServiceError, settle_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTS = ("airflow", "mlflow", "worker_logs", "trigger_logs")
-# Most stops take 3 to 5 s. In half of them the triggerer sleeps 10 s or more after its child has ended, deaf to SIGTERM.
-# A task that still runs gets no longer either: tasks can be killed and repeated.
+# Most stops take 3 to 5 s. In half of them the triggerer sleeps 10 s or more after its child has ended, deaf to
+# SIGTERM. A task that still runs gets no longer either: tasks can be killed and repeated.
 GRACE = 6.0
 
 
 class Services:
     """Airflow, MLflow and a data repository for as long as the `with` block runs; a home can be used again.
 
-    Ctrl-C, SIGTERM or a closed terminal raise KeyboardInterrupt or SystemExit in the block, and every way out of it
-    stops all processes; a second Ctrl-C kills what still runs. What a killed demo left behind ends at the next start.
+    Ctrl-C, SIGTERM or a closed terminal raise KeyboardInterrupt or SystemExit in the block, and every way out of
+    it stops all processes; a second Ctrl-C kills what still runs. What a killed demo left ends at the next start.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Services:
         self.extra_env = dict(extra_env or {})
         self.timeout = timeout
         self.say = say
-        self.data_repository = self.home / "data.git"
+        self.data_repository = self.home / "data" / "repository.git"
         self.artifacts = self.home / "artifacts"
         self.data = self.home / "data"
         self.logs = self.home / "logs"
@@ -73,6 +73,7 @@ class Services:
         self._interrupts = Interrupts()
         self._pids = PidFile(self.home)
         self._servers: list[Server] = []
+        self._holds_home = False
         self._stack = ExitStack()
 
     @property
@@ -94,11 +95,13 @@ class Services:
 
         ServiceError if the home is in use, a service ends or the time is over; then nothing is left running.
         """
+        self._interrupts = Interrupts()
         atexit.register(self.stop)  # for an interrupt that falls exactly between the block and __exit__
         try:
             self._prepare()
-            self._start()
-            self._await_health()
+            with self._interrupts.shielded():
+                self._start()
+                self._await_health()
         except BaseException:
             self._stop_and_restore()
             raise
@@ -111,6 +114,7 @@ class Services:
     def _prepare(self) -> None:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stack.enter_context(HomeLock(self.home))
+        self._holds_home = True
         self._stack.enter_context(self._interrupts)
         self._end_leftovers()
         for folder in (self.artifacts, self.data, self.home / "airflow", self.home / "mlflow"):
@@ -141,22 +145,36 @@ class Services:
 
     def _start(self) -> None:
         """Start both servers at once: either uses one core most of the time."""
-        mlflow = mlflow_command(self.home, self.ports["mlflow"])
-        self._launch("mlflow", mlflow, mlflow_environment(self.home), signal.SIGTERM)
+        self._start_mlflow()
         # At SIGTERM standalone would leave its children behind; only SIGINT makes it stop them.
         self._launch("airflow", [str(BIN / "airflow"), "standalone"], self.env, signal.SIGINT)
 
+    def _start_mlflow(self) -> None:
+        command = mlflow_command(self.home, self.ports["mlflow"])
+        self._launch("mlflow", command, mlflow_environment(self.home), signal.SIGTERM)
+
+    def stop_mlflow(self) -> None:
+        """Take MLflow away while the rest goes on, as an outage would."""
+        gone = [server for server in self._servers if server.name == "mlflow"]
+        stop_servers(gone, grace=GRACE)
+        self._servers = [server for server in self._servers if server not in gone]
+
+    def restart_mlflow(self) -> None:
+        """Bring MLflow back at its old place and wait until it is healthy."""
+        self._start_mlflow()
+        self._await_health()
+
     def _launch(self, name: str, command: list[str], env: Mapping[str, str], stop: signal.Signals) -> None:
-        with self._interrupts.shielded():
-            server = start_server(name, command, env=env, home=self.home, stop_signal=stop)
-            self._servers.append(server)
-            self._pids.write(self._servers)
+        server = start_server(name, command, env=env, home=self.home, stop_signal=stop)
+        self._servers.append(server)
+        self._pids.write(self._servers)
 
     def _await_health(self) -> None:
         deadline = time.monotonic() + self.timeout
         waiting = {"mlflow": self._mlflow_is_healthy, "airflow": self._airflow_is_healthy}
         with httpx.Client(trust_env=False, timeout=20.0) as client:
             while waiting:
+                self._interrupts.deliver()
                 self.check()
                 for name in [name for name, healthy in waiting.items() if healthy(client)]:
                     del waiting[name]
@@ -198,10 +216,10 @@ class Services:
         try:
             stop_servers(self._servers, grace=GRACE, hurry=self._interrupts.hurried)
         finally:
-            if self._servers:
+            if self._holds_home:  # else what runs there belongs to the demo that does
                 end_processes(self._pids.survivors, grace=2.0, hurry=self._interrupts.hurried)
                 self._pids.write([])
-            self._servers = []
+            self._servers, self._holds_home = [], False
             atexit.unregister(self.stop)
 
     def _stop_and_restore(self) -> None:

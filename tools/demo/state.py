@@ -36,7 +36,7 @@ class HomeLock:
             holder = os.read(file, 20).decode(errors="replace").strip() or "unknown"
             os.close(file)
             raise ServiceError(
-                f"{self.path.parent} is in use by another demo (process {holder}): stop it, or use another home"
+                f"{self.path.parent} is in use by another demo (process {holder}): stop it or use another home"
             ) from None
         os.ftruncate(file, 0)
         os.write(file, f"{os.getpid()}\n".encode())

@@ -128,6 +128,10 @@ class State:
             return False
         return decision.outcome == "wait" or self.released(partition)
 
+    def settled_before(self, partition: str) -> bool:
+        """Whether a partition was delivered and settled already."""
+        return partition in self.labelled and self.settled(partition)
+
     def released(self, partition: str) -> bool:
         """Whether the candidate that was to be trained on a partition has been promoted or refused."""
         return any(decision_on(self.records, v.version) for v in self.candidates(partition))

@@ -1,4 +1,4 @@
-"""What the demo's services promise without starting Airflow: ports, secrets, the lock, and that nothing outlives them."""
+"""What the demo's services promise, without Airflow: ports, secrets, the lock, and that nothing outlives them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tools.demo import processes, services
 from tools.demo.environment import airflow_environment, load_secrets, mlflow_environment, write_launcher
 from tools.demo.interrupts import Interrupts
 from tools.demo.processes import PidFile, Process, Server, end_processes, look, start_server, stop_servers
+from tools.demo.rest import AirflowApi, ApiError
 from tools.demo.services import Services
 from tools.demo.state import HomeLock, ServiceError, keep_secret, replace_file, settle_ports
 
@@ -332,9 +335,15 @@ def test_a_kill_becomes_an_exit_with_its_status(signum: signal.Signals, status: 
 
 def test_a_shield_holds_the_signal_back_until_its_end() -> None:
     steps: list[str] = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.shielded():
-        signal.raise_signal(signal.SIGINT)
-        steps.append("completed")
+
+    def interrupted(interrupts: Interrupts) -> None:
+        with interrupts.shielded():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("completed")
+        steps.append("never reached")
+
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        interrupted(interrupts)
     assert steps == ["completed"]
 
 
@@ -360,7 +369,7 @@ def test_a_start_that_takes_too_long_shows_the_log_and_leaves_nothing(dummies: P
         Services(home, timeout=1),
     ):
         pass
-    assert (home / "data.git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+    assert (Services(home).data_repository / "HEAD").read_text() == "ref: refs/heads/main\n"
     assert PidFile(home).survivors() == []
     assert not (home / "pids.json").exists()
 
@@ -369,6 +378,24 @@ def test_a_server_that_dies_shows_its_last_words_and_leaves_nothing(dummies: Pat
     replace_file(dummies / "mlflow", "#!/bin/sh\necho no such table\nexit 3\n", mode=0o700)
     with pytest.raises(ServiceError, match=r"mlflow ended with status 3(?s:.)*no such table"), Services(home):
         pass
+    assert PidFile(home).survivors() == []
+
+
+def test_an_interrupt_while_a_server_starts_waits_until_it_is_known(
+    dummies: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Server] = []
+
+    def interrupted_start(*args: Any, **options: Any) -> Server:
+        started.append(start_server(*args, **options))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(services, "start_server", interrupted_start)
+    demo = Services(home)
+    with pytest.raises(KeyboardInterrupt):
+        demo.__enter__()
+    assert [server.popen.returncode for server in started] == [-signal.SIGKILL] * 2
     assert PidFile(home).survivors() == []
 
 
@@ -408,3 +435,56 @@ def test_a_restart_ends_what_a_killed_demo_left(dummies: Path, home: Path, monke
         pass
     assert said == ["Ending 4 processes that a killed demo left behind"]
     assert [look(process.pid) for process in left] == [None] * 4
+
+
+# The REST client
+
+
+def client(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request], httpx.Response]) -> AirflowApi:
+    monkeypatch.setattr("tools.demo.rest.time.sleep", lambda _: None)
+    api = AirflowApi("http://airflow", "admin", "secret")
+    api._client = httpx.Client(base_url="http://airflow", transport=httpx.MockTransport(answer))
+    return api
+
+
+def test_an_expired_token_leads_to_one_new_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(["old", "new", "too many"])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": next(tokens)})
+        if request.headers["Authorization"] == "Bearer new":
+            return httpx.Response(200, json={"ok": True})
+        return httpx.Response(401, json={"detail": "Token Expired"})
+
+    assert client(monkeypatch, answer).request("GET", "/x") == {"ok": True}
+    assert next(tokens) == "too many"
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "sent"),
+    [("GET", httpx.ReadError, 5), ("POST", httpx.ReadError, 1), ("POST", httpx.ConnectError, 5)],
+)
+def test_only_what_cannot_happen_twice_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: type[httpx.TransportError], sent: int
+) -> None:
+    calls: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "t"})
+        calls.append(request.method)
+        raise error("broken", request=request)
+
+    with pytest.raises(ApiError, match=f"{method} /api/v2/x: {error.__name__}: broken"):
+        client(monkeypatch, answer).request(method, "/x")
+    assert len(calls) == sent
+
+
+def test_a_refusal_names_the_call_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, json={"detail": "Forbidden for you"})
+
+    with pytest.raises(ApiError, match=r"POST /auth/token: 403 Forbidden: Forbidden for you") as refused:
+        client(monkeypatch, answer).runs()
+    assert refused.value.status == 403

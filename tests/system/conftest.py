@@ -1,0 +1,152 @@
+"""One real installation for all system tests: Airflow standalone, an MLflow server, a data repository, several models."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlops_provider.deployment import Deployment
+from mlops_provider.modelcode import pack
+from mlops_provider.steps import plan
+from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.step import Job
+from tests.support.tiny import feed, write_model
+from tools.demo.rest import AirflowApi
+from tools.demo.services import REPOSITORY, Services
+
+LOOPS = ("ci", "ct", "cd", "cm", "score", "rollback")
+TINY = ("waits", "burst", "busy", "slow", "outage")
+PATIENCE = 300.0
+
+
+@dataclass
+class Site:
+    """The running installation."""
+
+    services: Services
+    api: AirflowApi
+
+    def model(self, name: str) -> Follower:
+        return Follower(self, name)
+
+
+@dataclass
+class Follower:
+    """One model of the installation: delivers its data, wakes its loops by REST, waits for what state says."""
+
+    site: Site
+    name: str
+
+    def job(self) -> Job:
+        services = self.site.services
+        place = Deployment(
+            artifact_root=str(services.artifacts),
+            data_root=str(services.data),
+            environment="demo",
+            tracking_uri=services.mlflow_url,
+        )
+        directory = services.folders["include"] / "models" / self.name
+        return Job(pack(directory, place.environment, place.storage, place.artifact_root), place)
+
+    def state(self) -> plan.State:
+        return plan.State(self.job())
+
+    def put(self, partition: str, what: str) -> None:
+        """The files alone, without an event."""
+        data = self.site.services.data
+        if self.name in TINY:
+            feed.deliver(str(data / self.name), partition, what)
+        else:
+            self.job().model.function("feed.py:deliver")(str(data), partition, what)
+
+    def event(self, what: str) -> None:
+        self.site.api.post_asset_event(f"{self.name}.{what}")
+
+    def live(self, partition: str) -> None:
+        """One partition as it comes in life, each stage waited for."""
+        self.put(partition, "inputs")
+        self.event("inputs")
+        if self.state().scorable(partition):
+            self.until(lambda: manifest(self.job(), partition) is not None, f"{partition} scored")
+        self.put(partition, "labels")
+        self.event("labels")
+        self.settle(partition)
+
+    def settle(self, partition: str) -> None:
+        self.until(lambda: self.state().settled_before(partition), f"{partition} settled")
+
+    def until(self, reached: Callable[[], Any], what: str) -> Any:
+        """Waits for a state; fails at once if a run of the model fails."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := reached()):
+            failed = [run for loop in LOOPS for run in self.runs(loop, state=["failed"])]
+            assert not failed, f"{self.name}: {what}: {self.log(failed[0])}"
+            assert time.monotonic() < deadline, f"{self.name}: {what} was not reached in {PATIENCE:.0f} s"
+            time.sleep(0.5)
+        return found
+
+    def runs(self, loop: str, **filters: Any) -> list[dict[str, Any]]:
+        return self.site.api.runs(f"{self.name}.{loop}", **filters)
+
+    def task(self, loop: str, task_id: str, state: str) -> dict[str, Any] | None:
+        """A task instance of the model in this state, if there is one."""
+        found = self.site.api.task_instances("~", "~", dag_ids=[f"{self.name}.{loop}"], state=[state])
+        return next((task for task in found if task["task_id"] == task_id), None)
+
+    def log(self, run: dict[str, Any]) -> str:
+        tasks = self.site.api.task_instances(run["dag_id"], run["dag_run_id"])
+        failed = next(task for task in tasks if task["state"] == "failed")
+        return self.site.api.task_log(
+            run["dag_id"],
+            run["dag_run_id"],
+            failed["task_id"],
+            try_number=failed["try_number"],
+            map_index=failed["map_index"],
+        )[-2_000:]
+
+    def trigger(self, loop: str, **conf: Any) -> dict[str, Any]:
+        """Starts a run and waits for its end."""
+        dag = f"{self.name}.{loop}"
+        return self.site.api.wait_run(dag, self.site.api.trigger(dag, conf), timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("site")
+    include = _include(root / "include")
+    extra = {"AIRFLOW__CORE__PARALLELISM": "4"}
+    with Services(root / "home", include=include, extra_env=extra) as services, services.api() as api:
+        api.wait_for_dags([f"{name}.{loop}" for name in (*TINY, "flights_short") for loop in LOOPS])
+        yield Site(services, api)
+
+
+def _include(include: Path) -> Path:
+    """The models: tiny ones with places of their own, and a variant of the real flights that trains after one month."""
+    for name in TINY:
+        changes: dict[str, Any] = {
+            "data": {
+                "source": f"{name}/tiny/{{partition}}/inputs.parquet",
+                "history": {"sites": f"{name}/sites.parquet"},
+                "label": {"source": f"{name}/tiny/{{partition}}/labels.parquet"},
+                "dvc": {"path": name},
+            }
+        }
+        if name == "slow":
+            changes["training"] = {"rounds": 20_000}
+        write_model(include, name=name, **changes)
+    shutil.copytree(REPOSITORY / "include" / "models" / "flight_delays", include / "models" / "flight_delays")
+    variant = {
+        "extends": "../flight_delays/model.yaml",
+        "name": "flights_short",
+        "training": {"rounds": 60, "window": {"minimum": 1}},
+    }
+    include.joinpath("models", "flights_short").mkdir()
+    include.joinpath("models", "flights_short", "model.yaml").write_text(yaml.safe_dump(variant))
+    return include

@@ -1,0 +1,194 @@
+"""The loops in a real Airflow, driven by its REST API alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from mlops_provider import report
+from mlops_provider.ledger import Record
+from mlops_provider.steps.scoring.score import manifest
+from tests.support.tiny import DAYS
+from tests.system.conftest import Follower, Site
+from tools.demo.rest import ApiError
+
+
+def test_a_month_goes_through_all_loops(site: Site) -> None:
+    flights = site.model("flights_short")
+    for month in ("2013-01", "2013-02", "2013-03"):
+        flights.live(month)
+    told = report.story(flights.job())
+    assert [line.outcome for line in told.lines][:2] == ["wait", "promoted"]
+    march = told.lines[2]
+    assert march.rows == 28_834
+    assert march.scored_by == 1
+    assert march.fitted == ("2013-01",)
+    assert march.drifted
+    assert march.quality is not None
+    assert 0.6 < march.quality < 0.9
+    assert march.outcome in ("promoted", "no_proven_gain")
+    assert report.broken(told) == []
+    assert _registry_champion(site, "flights_short") == march.champion
+    table = pq.read_table(flights.job().deployment.under("predictions", "flights_short", "2013-03"))
+    assert set(table.column("version").to_pylist()) == {1}
+    assert table.column("flight_id").null_count == 0
+
+
+def test_the_drill_is_refused_and_rollback_goes_back(site: Site) -> None:
+    flights = site.model("flights_short")
+    before = flights.state().champion
+    assert before is not None
+    run = flights.trigger("ct", partition="2013-03", drill="shuffled_labels")
+    assert run["state"] == "success"
+    drilled = flights.until(lambda: _drill(flights), "the drill decided")
+    assert drilled.kind == "refusal"
+    after = flights.state().champion
+    assert after is not None
+    assert after.version == before.version
+    if before.version > 1:
+        assert flights.trigger("rollback", reason="a test")["state"] == "success"
+        restored = flights.state().champion
+        assert restored is not None
+        assert restored.version == 1
+        assert _registry_champion(site, "flights_short") == 1
+
+
+def test_many_events_lead_to_the_same_as_events_one_by_one(site: Site) -> None:
+    waits, burst, busy = (site.model(name) for name in ("waits", "burst", "busy"))
+    for day in DAYS:
+        for what in ("inputs", "labels"):
+            burst.put(day, what)
+    for _ in DAYS:
+        burst.event("inputs")
+        burst.event("labels")
+    _post_while_running(busy)
+    for day in DAYS:
+        waits.live(day)
+    for model in (burst, busy):
+        model.settle(DAYS[-1])
+    expected = _outcome(waits)
+    assert [step for step in expected["decisions"] if step[0] == "promotion"]
+    assert [day for day, found in expected["predictions"].items() if found]
+    assert _outcome(burst) == expected
+    assert _outcome(busy) == expected
+
+
+def test_bad_conf_is_refused_by_the_api_and_unknown_conf_by_plan(site: Site) -> None:
+    waits = site.model("waits")
+    with pytest.raises(ApiError) as refused:
+        waits.trigger("ci", partition="yesterday")
+    assert refused.value.status == 400
+    assert "yesterday" in str(refused.value)
+    run = waits.trigger("ci", partitoin="2024-01-01")
+    assert run["state"] == "failed"
+    assert "unknown key partitoin" in waits.log(run)
+
+
+def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
+    slow = site.model("slow")
+    for day in DAYS[:3]:
+        for what in ("inputs", "labels"):
+            slow.put(day, what)
+    slow.event("labels")
+    task = slow.until(lambda: slow.task("ct", "train", "running"), "training")
+    os.kill(int(slow.until(lambda: _pid(slow, task), "training under way")), signal.SIGKILL)
+    slow.settle(DAYS[2])
+    again = slow.task("ct", "train", "success")
+    assert again is not None
+    assert again["try_number"] > 1
+    assert len(_registered(site, "slow")) == 1
+
+
+def test_mlflow_down_is_retried_and_registers_once(site: Site) -> None:
+    outage = site.model("outage")
+    for day in DAYS[:3]:
+        for what in ("inputs", "labels"):
+            outage.put(day, what)
+    outage.until(lambda: not site.api.runs(state=["running", "queued"], limit=1), "quiet")
+    site.services.stop_mlflow()
+    outage.event("labels")
+    outage.until(lambda: outage.task("ct", "register", "up_for_retry"), "registration waiting for MLflow")
+    assert not [r for r in outage.state().records if r.kind == "candidate"]
+    site.services.restart_mlflow()
+    outage.settle(DAYS[2])
+    assert len(_registered(site, "outage")) == 1
+
+
+def test_nothing_is_broken_in_the_installation(site: Site) -> None:
+    assert site.api.import_errors() == []
+    assert site.api.request("GET", "/plugins/importErrors")["import_errors"] == []
+
+
+def _post_while_running(model: Follower) -> None:
+    """The first partition starts a run; the others arrive, with an event each, while it is at work."""
+    model.put(DAYS[0], "inputs")
+    model.put(DAYS[0], "labels")
+    model.event("labels")
+    model.until(lambda: model.runs("ci", state=["running"]), "a run at work")
+    for day in DAYS[1:]:
+        for what in ("inputs", "labels"):
+            model.put(day, what)
+            model.event(what)
+
+
+def _outcome(model: Follower) -> dict[str, Any]:
+    """Predictions, decisions and versions, without times, places and the name of the model."""
+    state = model.state()
+    decided = [r for r in state.records if r.kind != "candidate"]
+    return {
+        "decisions": sorted(
+            (r.kind, r.partition, r.version, r.outcome, r.reason.replace(model.name, "")) for r in decided
+        ),
+        "versions": [
+            (v.version, v.split.first, v.split.last, v.split.holdout) for v in map(state.version, _candidates(state))
+        ],
+        "predictions": {day: _scores(model, day) for day in DAYS},
+    }
+
+
+def _candidates(state: Any) -> list[Record]:
+    return [r for r in state.records if r.kind == "candidate"]
+
+
+def _scores(model: Follower, day: str) -> list[tuple[Any, ...]]:
+    found = manifest(model.job(), day)
+    if found is None:
+        return []
+    table = pq.read_table(found.table.uri, columns=["id", "score", "label", "version"])
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _drill(model: Follower) -> Record | None:
+    state = model.state()
+    drills = {v.version for v in map(state.version, _candidates(state)) if v.drill}
+    return next((r for r in state.records if r.version in drills and r.kind in ("refusal", "promotion")), None)
+
+
+def _pid(model: Follower, task: dict[str, Any]) -> int | None:
+    """Process of a task, once it has one."""
+    path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
+    found = model.site.api.request("GET", path)["pid"]
+    return int(found) if found else None
+
+
+def _registry_champion(site: Site, model: str) -> int:
+    answer = httpx.get(
+        f"{site.services.mlflow_url}/api/2.0/mlflow/registered-models/alias",
+        params={"name": model, "alias": "champion"},
+        trust_env=False,
+    )
+    return int(answer.raise_for_status().json()["model_version"]["version"])
+
+
+def _registered(site: Site, model: str) -> list[Any]:
+    answer = httpx.get(
+        f"{site.services.mlflow_url}/api/2.0/mlflow/model-versions/search",
+        params={"filter": f"name='{model}'"},
+        trust_env=False,
+    )
+    return list(answer.raise_for_status().json().get("model_versions", []))

@@ -1,0 +1,287 @@
+"""model.yaml: what is refused, and how that is told; overlays and variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlops_provider import config
+from mlops_provider.config import ModelConfig, load, load_all
+from mlops_provider.exceptions import ConfigError, RequestError
+from tests.support.tiny import values, write_model
+
+
+def told(directory: Path, environment: str = "") -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(directory, environment)
+    return str(refused.value)
+
+
+def line_of(file: Path, text: str) -> int:
+    return next(number for number, line in enumerate(file.read_text().splitlines(), start=1) if text in line)
+
+
+def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
+    assert load(write_model(tmp_path)).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "key", "expected"),
+    [
+        ("training", {"rounds": "many"}, "training.rounds", "valid integer"),
+        ("training", {"rounds": 0}, "training.rounds", "greater than or equal to 1"),
+        ("training", {"engine": "xgboost"}, "training.engine", "'lightgbm'"),
+        ("training", {"resources": {"cpu": 0}}, "training.resources.cpu", "greater than or equal to 1"),
+        ("training", {"params": {"objective": "regression"}}, "training", "must not set objective"),
+        ("training", {"params": {"linear_tree": True}}, "training", "must not set linear_tree"),
+        ("training", {"params": {"num_iterations": 3}}, "training", "use training.rounds"),
+        ("training", {"window": {"kind": "rolling"}}, "training.window", "needs size"),
+        ("training", {"window": {"size": 3}}, "training.window", "an expanding one has none"),
+        ("training", {"window": {"kind": "rolling", "size": 1}}, "training.window", "at least minimum"),
+        ("data", {"partition": "yearly"}, "data.partition", "'monthly', 'daily' or 'hourly'"),
+        ("data", {"source": "tiny/inputs.parquet"}, "data", "source must hold {partition}"),
+        ("data", {"columns": ["id", "a"]}, "data", "columns must name 'at'"),
+        ("data", {"columns": ["id", "at", "outcome"]}, "data", "columns must not name the label 'outcome'"),
+        ("data", {"lead": "1y"}, "data.lead", "such as '2h'"),
+        ("data", {"label": {"delay": "soon"}}, "data.label.delay", "such as '2h'"),
+        ("data", {"label": {"source": "labels.parquet"}}, "data", "label.source must hold {partition}"),
+        ("data", {"suites": {"raw": "../raw.json"}}, "data.suites.raw", "without '..'"),
+        ("data", {"suites": {"raw": "/etc/passwd"}}, "data.suites.raw", "inside the model's directory"),
+        ("data", {"dvc": {"path": "../elsewhere"}}, "data.dvc.path", "match pattern"),
+        ("data", {"replay": "feed.py"}, "data.replay", "features.py:build"),
+        ("features", {"build": "../features.py:build"}, "features.build", "features.py:build"),
+        ("features", {"build": "os:system"}, "features.build", "features.py:build"),
+        ("features", {"columns": []}, "features.columns", "at least 1"),
+        ("evaluation", {"metric": "accuracy"}, "evaluation.metric", "'auc', 'log_loss' or 'brier'"),
+        ("evaluation", {"metrics": ["brier"]}, "evaluation", "must name the primary metric 'auc'"),
+        ("evaluation", {"cut": 1}, "evaluation.cut", "less than 1"),
+        ("gates", {"thresholds": {"auc": {"min": None}}}, "gates.thresholds.auc", "give min, max or both"),
+        ("gates", {"min_gain": float("nan")}, "gates.min_gain", "greater than or equal to 0"),
+        ("gates", {"parity": 0.1}, "gates.parity", "less than or equal to 0.001"),
+        ("monitoring", {"schedule": "daily at six"}, "monitoring", "expected five fields"),
+        ("monitoring", {"drift": {"share": 2}}, "monitoring.drift.share", "less than or equal to 1"),
+        ("monitoring", {"drift": {"sample": 1000}}, "monitoring.drift.sample", "greater than 1000"),
+        ("retrain", {"violations": 4}, "retrain", "violations (4) cannot exceed windows (3)"),
+        ("retrain", {"policy": "always"}, "retrain.policy", "'never', 'periodic' or 'threshold'"),
+        ("scoring", {"order": "sometimes"}, "scoring.order", "'wait' or 'immediate'"),
+    ],
+)
+def test_a_bad_value_names_file_key_and_what_was_expected(
+    tmp_path: Path, section: str, change: dict[str, Any], key: str, expected: str
+) -> None:
+    directory = write_model(tmp_path, **{section: change})
+    message = told(directory)
+    assert message.startswith(f"{directory.resolve() / 'model.yaml'}:")
+    assert f": {key}: " in message
+    assert expected in message
+
+
+def test_the_line_of_a_bad_value_is_named(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, training={"rounds": -1})
+    file = directory / "model.yaml"
+    assert f"model.yaml:{line_of(file, 'rounds')}: training.rounds" in told(directory)
+
+
+def test_every_bad_value_is_told_at_once(tmp_path: Path) -> None:
+    message = told(write_model(tmp_path, owner="", training={"rounds": -1}, scoring={"order": "no"}))
+    assert len(message.splitlines()) == 3
+
+
+@pytest.mark.parametrize("place", [(), ("training",), ("data", "label"), ("monitoring", "drift")])
+def test_an_unknown_key_is_refused_with_its_line(tmp_path: Path, place: tuple[str, ...]) -> None:
+    change: dict[str, Any] = {"roundz": 7}
+    for name in reversed(place):
+        change = {name: change}
+    directory = write_model(tmp_path, **change)
+    key = ".".join([*place, "roundz"])
+    assert f"model.yaml:{line_of(directory / 'model.yaml', 'roundz')}: {key}: unknown key" in told(directory)
+
+
+@pytest.mark.parametrize("missing", ["owner", "data", "gates", "monitoring", "features"])
+def test_a_missing_section_is_named(tmp_path: Path, missing: str) -> None:
+    assert f": {missing}: is missing" in told(write_model(tmp_path, **{missing: None}))
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1, 2", "a: \tb: c", "a: b: c", "day: 2024-13-45"])
+def test_a_file_that_holds_no_keys_and_values_is_refused(tmp_path: Path, text: str) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.yaml").write_text(text)
+    assert "model.yaml" in told(directory)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.yaml").write_bytes(b"\xff\xfe\x00name: tiny")
+    assert "model.yaml" in told(directory)
+
+
+@pytest.mark.parametrize("name", ["../tiny", "Tiny", "1tiny", "t", "tiny-model", "tiny\n", "a" * 64])
+def test_a_bad_name_is_refused(tmp_path: Path, name: str) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.yaml").write_text(yaml.safe_dump(values(name=name)))
+    assert "name: " in told(directory)
+
+
+@pytest.mark.parametrize("name", ["../tiny", "tiny/..", "tiny\n", "", "Tiny"])
+def test_a_bad_name_from_outside_is_refused_before_it_touches_a_path(name: str) -> None:
+    with pytest.raises(RequestError, match="no name of a model"):
+        config.check_name(name)
+
+
+def test_a_model_is_named_like_its_directory(tmp_path: Path) -> None:
+    directory = write_model(tmp_path).rename(tmp_path / "models" / "other")
+    assert "must be the name of its directory, 'other'" in told(directory)
+
+
+def test_a_typo_takes_down_only_its_own_model(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    write_model(tmp_path, name="broken", retrian={"policy": "never"})
+    models, errors = load_all(tmp_path)
+    assert [found.name for _, found in models] == ["tiny"]
+    assert ["retrian" in str(error) for error in errors] == [True]
+
+
+@pytest.mark.parametrize("spoil", ["date", "directory"])
+def test_an_unreadable_file_takes_down_only_its_own_model(tmp_path: Path, spoil: str) -> None:
+    write_model(tmp_path)
+    file = write_model(tmp_path, name="broken") / "model.yaml"
+    file.unlink()
+    if spoil == "date":
+        file.write_text("name: 2024-13-45")
+    else:
+        file.mkdir()
+    models, errors = load_all(tmp_path)
+    assert [found.name for _, found in models] == ["tiny"]
+    assert [str(file) in str(error) for error in errors] == [True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gates": {"thresholds": {"auc": {"min": 0.9, "max": 0.5}}}},
+        {"gates": {"thresholds": {"brier": {"max": 0.2}}}, "evaluation": {"metrics": ["auc"]}},
+        {"monitoring": {"quality": {"thresholds": {"brier": {"max": 0.2}}}}, "evaluation": {"metrics": ["auc"]}},
+        {"evaluation": {"block": "1d"}},
+        {"features": {"columns": ["a", "b", "a"]}},
+        {"features": {"columns": ["a", "label"]}},
+        {"features": {"columns": ["a", "id"]}},
+        {"features": {"columns": ["a", "at"]}},
+    ],
+    ids=[
+        "min_above_max",
+        "gate_not_measured",
+        "quality_not_measured",
+        "too_few_blocks_in_a_partition",
+        "feature_twice",
+        "feature_named_label",
+        "feature_named_as_the_key",
+        "feature_named_as_the_event_time",
+    ],
+)
+def test_an_impossible_combination_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    told(write_model(tmp_path, **change))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "application",
+        "app",
+        "loss",
+        "objective_type",
+        "num_thread",
+        "random_seed",
+        "num_trees",
+        "n_iter",
+        "max_iter",
+        "num_rounds",
+        "metrics",
+        "linear_trees",
+        "cat_feature",
+        "boosting_type",
+    ],
+)
+def test_a_parameter_that_the_loops_set_is_refused_under_every_alias(tmp_path: Path, name: str) -> None:
+    assert name in told(write_model(tmp_path, training={"params": {name: 1}}))
+
+
+def test_an_overlay_changes_the_environment_that_it_names(tmp_path: Path) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.prod.yaml").write_text("training: {params: {num_leaves: 4}}")
+    assert load(directory, "prod").training.params["num_leaves"] == 4
+    assert load(directory, "prod").training.params["learning_rate"] == 0.2
+    assert load(directory, "test").training.params["num_leaves"] == 8
+
+
+@pytest.mark.parametrize("key", ["name", "extends"])
+def test_an_overlay_cannot_set(tmp_path: Path, key: str) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.prod.yaml").write_text(f"{key}: other")
+    message = told(directory, "prod")
+    assert "model.prod.yaml" in message
+    assert key in message
+
+
+def test_a_bad_value_in_an_overlay_names_the_overlay(tmp_path: Path) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath("model.prod.yaml").write_text("training:\n  rounds: -1\n")
+    assert "model.prod.yaml:2: training.rounds" in told(directory, "prod")
+
+
+def test_a_bad_value_below_an_overlay_names_the_file_that_holds_it(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, training={"rounds": -1})
+    directory.joinpath("model.prod.yaml").write_text("training:\n  seed: 3\n")
+    assert f"model.yaml:{line_of(directory / 'model.yaml', 'rounds')}: training.rounds" in told(directory, "prod")
+
+
+def variant(include: Path, text: str, name: str = "smaller") -> Path:
+    directory = include / "models" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.joinpath("model.yaml").write_text(text)
+    return directory
+
+
+def test_a_variant_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
+    base = write_model(tmp_path)
+    directory = variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller\ntraining: {rounds: 5}")
+    found = load(directory)
+    assert (found.name, found.training.rounds) == ("smaller", 5)
+    assert found.data == load(base).data
+
+
+def test_a_variant_inherits_the_overlay_of_its_base(tmp_path: Path) -> None:
+    write_model(tmp_path).joinpath("model.prod.yaml").write_text("training: {rounds: 9}")
+    directory = variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller")
+    assert load(directory, "prod").training.rounds == 9
+    assert load(directory).training.rounds == 20
+
+
+def test_a_variant_needs_a_name_of_its_own(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    assert "a variant needs a name of its own" in told(variant(tmp_path, "extends: ../tiny/model.yaml"))
+
+
+@pytest.mark.parametrize("target", ["../../outside/model.yaml", "/etc/passwd", "../tiny/other.yaml", "[1]"])
+def test_a_variant_extends_models_beside_it_only(tmp_path: Path, target: str) -> None:
+    write_model(tmp_path)
+    message = told(variant(tmp_path, f"extends: {target}\nname: smaller"))
+    assert "expected ../<other model>/model.yaml" in message
+
+
+def test_a_circle_of_variants_is_refused(tmp_path: Path) -> None:
+    variant(tmp_path, "extends: ../other/model.yaml\nname: smaller")
+    assert "goes in a circle" in told(variant(tmp_path, "extends: ../smaller/model.yaml\nname: other", "other"))
+
+
+def test_a_variant_of_nothing_names_the_file_that_is_missing(tmp_path: Path) -> None:
+    message = told(variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller"))
+    assert str(tmp_path / "models" / "tiny" / "model.yaml") in message
+
+
+def test_the_schema_describes_every_section() -> None:
+    schema = ModelConfig.model_json_schema()
+    assert set(schema["properties"]) == set(ModelConfig.model_fields)
+    assert schema["additionalProperties"] is False

@@ -1,0 +1,69 @@
+"""Partitions: names, order, durations."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_provider.exceptions import RequestError
+from mlops_provider.partitions import FORMATS, parse_duration, shift, start
+
+
+@pytest.mark.parametrize(
+    ("partition", "frequency", "by", "expected"),
+    [
+        ("2013-12", "monthly", 1, "2014-01"),
+        ("2013-01", "monthly", -1, "2012-12"),
+        ("2013-01", "monthly", -25, "2010-12"),
+        ("2024-02-28", "daily", 1, "2024-02-29"),
+        ("2024-01-01", "daily", -1, "2023-12-31"),
+        ("2024-01-01T23", "hourly", 1, "2024-01-02T00"),
+    ],
+)
+def test_the_next_partition(partition: str, frequency: str, by: int, expected: str) -> None:
+    assert shift(partition, frequency, by) == expected
+
+
+@given(
+    moment=st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2200, 1, 1)),
+    frequency=st.sampled_from(sorted(FORMATS)),
+    by=st.integers(-1000, 1000),
+)
+def test_there_and_back_again(moment: dt.datetime, frequency: str, by: int) -> None:
+    partition = moment.strftime(FORMATS[frequency])
+    moved = shift(partition, frequency, by)
+    assert shift(moved, frequency, -by) == partition
+    assert (start(moved, frequency) > start(partition, frequency)) == (by > 0)
+    assert (moved > partition) == (by > 0)
+
+
+@pytest.mark.parametrize(
+    ("partition", "frequency"),
+    [
+        ("2013-13", "monthly"),
+        ("2013-1", "monthly"),
+        ("2013-01-01", "monthly"),
+        ("2013-02-30", "daily"),
+        ("2013-01-01T24", "hourly"),
+        ("2013-01\n", "monthly"),
+        ("../2013-01", "monthly"),
+        ("", "monthly"),
+    ],
+)
+def test_what_is_no_partition_is_refused(partition: str, frequency: str) -> None:
+    with pytest.raises(RequestError, match="expected one such as '2013-01"):
+        start(partition, frequency)
+
+
+@pytest.mark.parametrize(("text", "hours"), [("90m", 1.5), ("2h", 2), ("1d", 24), ("3w", 504), ("0h", 0)])
+def test_durations(text: str, hours: float) -> None:
+    assert parse_duration(text) == dt.timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 h", "-2h", "1.5h", "2y", "2h\n", "9999999h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no duration"):
+        parse_duration(text)
