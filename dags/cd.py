@@ -3,6 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, task_group
+
 from mlops_provider.dagfile import ModelDags, models, version
 from mlops_provider.operators.plan import PlanOperator
 from mlops_provider.operators.release import ModelGateOperator, PromoteModelOperator

@@ -3,6 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, task_group
+
 from mlops_provider.dagfile import ModelDags, force, models
 from mlops_provider.operators.data import BuildFeaturesOperator, SnapshotDataOperator, ValidateDataOperator
 from mlops_provider.operators.plan import PlanOperator

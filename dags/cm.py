@@ -1,6 +1,7 @@
 """CM, one DAG per model: watches inputs and quality, and is the one place that decides to retrain."""
 
 from airflow.sdk import DAG
+
 from mlops_provider.dagfile import ModelDags, models
 from mlops_provider.operators.monitoring import DriftCheckOperator, QualityCheckOperator, RetrainDecisionOperator
 from mlops_provider.operators.plan import PlanOperator

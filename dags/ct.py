@@ -1,6 +1,7 @@
 """CT, one DAG per model: trains the candidate that was decided on, packages it, measures the package and registers it."""
 
 from airflow.sdk import DAG
+
 from mlops_provider.dagfile import ModelDags, drill, force, models
 from mlops_provider.operators.plan import PlanOperator
 from mlops_provider.operators.training import (

@@ -1,6 +1,7 @@
 """Rollback, one DAG per model: makes an earlier champion the champion again. Started by a person or a service."""
 
 from airflow.sdk import DAG
+
 from mlops_provider.dagfile import ModelDags, models, reason, version
 from mlops_provider.operators.plan import PlanOperator
 from mlops_provider.operators.release import RollbackModelOperator

@@ -1,6 +1,7 @@
 """Scoring, one DAG per model: each partition of inputs is scored with the champion of that moment."""
 
 from airflow.sdk import DAG
+
 from mlops_provider.dagfile import ModelDags, models
 from mlops_provider.operators.plan import PlanOperator
 from mlops_provider.operators.scoring import BatchScoreOperator

@@ -137,7 +137,7 @@ def _prepared(root: Path, options: Any) -> Deployment:
         raise RequestError(f"{root} was not made by mlops lap; give --root another folder")
     gone = ("artifacts", "data", "mlflow.db") if options.force else ()
     decided = [f"artifacts/{room}/{options.model}" for room in ("ledger", "monitoring")]
-    manifests = root.glob(f"artifacts/predictions/{options.model}/*/manifest.json")
+    manifests = root.glob(f"artifacts/predictions/{options.model}/*/_manifest.json")
     for path in (*(root / name for name in (*gone, *decided)), *manifests):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`ModelConfig`: model.yaml as typed, validated data. This module is the only reader of that file.
+"""`ModelConfig`: model.yaml as typed, validated data.
 
 A model is a folder with a model.yaml. `model.<environment>.yaml` beside it overlays it, and `extends:` makes it a variant
 of another model.yaml under a name of its own. Overlays and bases are merged key by key before anything is validated.
@@ -7,13 +7,13 @@ of another model.yaml under a name of its own. Overlays and bases are merged key
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from mlops_provider import modelyaml
 from mlops_provider.exceptions import ConfigError, RequestError
 from mlops_provider.partitions import FORMATS, Frequency, parse_duration
 
@@ -328,7 +328,7 @@ def load(directory: str | Path, environment: str = "") -> ModelConfig:
     :raises ConfigError: naming the file, the line, the key and what was expected.
     """
     path = Path(directory, "model.yaml")
-    values, sources = _merged(path, environment, chain=())
+    values, sources = modelyaml.merged(path, environment)
     config = _validated(values, sources, path)
     if config.name != Path(directory).resolve().name:
         raise ConfigError(
@@ -345,7 +345,7 @@ def validate(values: Mapping[str, Any], origin: str) -> ModelConfig:
 def bases(directory: str | Path) -> list[Path]:
     """The directories that a model is made of: the one it extends first, its own last."""
     path = Path(directory, "model.yaml")
-    raw = _read(path)[0]
+    raw = modelyaml.read(path)[0]
     extends = raw.get("extends")
     return [*(bases((path.parent / str(extends)).parent) if extends else []), path.parent]
 
@@ -366,97 +366,14 @@ def load_all(include: str | Path, environment: str = "") -> tuple[list[tuple[Pat
     return models, errors
 
 
-_Sources = list[tuple[Path, yaml.Node | None]]
-
-
-def _merged(path: Path, environment: str, chain: tuple[Path, ...]) -> tuple[dict[str, Any], _Sources]:
-    path = path.resolve()
-    if path in chain:
-        raise ConfigError(f"{path}: extends: goes in a circle: {' -> '.join(str(p) for p in (*chain, path))}")
-    values, node = _read(path)
-    sources: _Sources = [(path, node)]
-    if (extends := values.pop("extends", None)) is not None:
-        base = path.parent / _base(extends, path)
-        inherited, more = _merged(base, environment, (*chain, path))
-        if "name" not in values:
-            raise ConfigError(f"{path}: name: a variant needs a name of its own (it extends {extends})")
-        values, sources = _overlay(inherited, values), sources + more
-    overlay = path.with_name(f"model.{environment}.yaml") if environment else None
-    if overlay and overlay.exists():
-        changes, node = _read(overlay)
-        if unsuitable := sorted({"name", "extends"} & set(changes)):
-            raise ConfigError(f"{overlay}: {', '.join(unsuitable)}: an environment's overlay must not set this")
-        values, sources = _overlay(values, changes), [(overlay, node), *sources]
-    return values, sources
-
-
-def _base(extends: object, path: Path) -> str:
-    if not isinstance(extends, str) or not re.fullmatch(r"\.\./[a-z][a-z0-9_]*/model\.yaml", extends):
-        raise ConfigError(f"{path}: extends: is {extends!r}, expected ../<other model>/model.yaml")
-    return extends
-
-
-def _read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        values, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
-    return values, node
-
-
-def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _validated(values: dict[str, Any], sources: _Sources, path: Path) -> ModelConfig:
+def _validated(values: dict[str, Any], sources: modelyaml.Sources, path: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_told(item["loc"], item["msg"], item.get("input"), sources, path) for item in error.errors()]
+        lines = [
+            modelyaml.explained(item["loc"], item["msg"], item.get("input"), sources, path) for item in error.errors()
+        ]
         raise ConfigError("\n".join(lines)) from error
-
-
-def _told(place: tuple[int | str, ...], message: str, found: object, sources: _Sources, path: Path) -> str:
-    key = ".".join(str(part) for part in place) or "(whole file)"
-    for file, node in sources:
-        if line := _line(node, place):
-            path = file
-            return f"{path}:{line}: {key}: {_plain(message, found)}"
-    return f"{path}: {key}: {_plain(message, found)}"
-
-
-def _plain(message: str, found: object) -> str:
-    message = message.removeprefix("Value error, ")
-    if message == "Extra inputs are not permitted":
-        return "unknown key; see `mlops schema` for the keys that there are"
-    if message == "Field required":
-        return "is missing"
-    return f"{message} (found {found!r})" if isinstance(found, str | int | float | bool) else message
-
-
-def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int | None:
-    if not place or node is None:
-        return node.start_mark.line + 1 if node is not None and not place else None
-    for key, value in _children(node):
-        if str(key) == str(place[0]):
-            return _line(value, place[1:]) or int(value.start_mark.line) + 1
-    return None
-
-
-def _children(node: yaml.Node) -> Iterator[tuple[object, yaml.Node]]:
-    if isinstance(node, yaml.MappingNode):
-        yield from ((key.value, value) for key, value in node.value)
-    elif isinstance(node, yaml.SequenceNode):
-        yield from enumerate(node.value)
 
 
 def check_name(name: str) -> str:

@@ -53,12 +53,11 @@ class Loops:
 
     def cm(self) -> bool:
         work = plan.cm(self.job)
-        drifts: dict[str, Any] = {}
         for predictions in work.drift:
-            drifts[predictions.partition] = self._run("drift", predictions.partition, predictions=predictions)
-            self.job.storage.write_json(
-                plan.drift_uri(self.job, predictions.partition), drifts[predictions.partition].model_dump(mode="json")
-            )
+            drift = self._run("drift", predictions.partition, predictions=predictions)
+            self.job.storage.write_json(plan.drift_uri(self.job, drift.partition), drift.model_dump(mode="json"))
+            if not drift.verdict.passed:
+                log.error("%s: %s", drift.partition, drift.verdict.reason())
         if work.decide is None:
             return bool(work.drift)
         measured = None

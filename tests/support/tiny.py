@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
 from mlops_provider.deployment import Deployment
-from mlops_provider.ledger import Record
+from mlops_provider.ledger import Draft, Record
 from mlops_provider.loops import Loops
 from mlops_provider.modelcode import pack
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import DataWork, ModelVersion, SplitRef
-from mlops_provider.steps.step import Job, Outcome, find
+from mlops_provider.steps.step import Job, Outcome, Request, find
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 MODELS = Path(__file__).parent / "models"
 
@@ -146,6 +149,32 @@ class World:
         return [ModelVersion.model_validate(r.facts["version"]) for r in self.records("candidate")]
 
 
+def registry_of(world: World) -> MlflowClient:
+    """MLflow as anybody sees it."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(world.deployment.tracking_uri, world.deployment.tracking_uri)
+
+
+def alias(world: World) -> int | None:
+    """The version that MLflow names as champion."""
+    found = registry_of(world).get_registered_model("tiny").aliases.get("champion")
+    return int(found) if found else None
+
+
+def crown(world: World, version: ModelVersion) -> None:
+    """Makes a version champion, in the ledger alone, as another writer would."""
+    draft = Draft(
+        kind="promotion",
+        partition=version.split.holdout,
+        version=version.version,
+        outcome="promoted",
+        reason="another writer",
+        facts={"version": version.model_dump(mode="json")},
+    )
+    world.job().ledger.append(draft, actor="another")
+
+
 def call(job: Job, name: str, **arguments: Any) -> Any:
     """The result of a step."""
     step = find(name)
@@ -158,6 +187,24 @@ def outcome(job: Job, name: str, **arguments: Any) -> Outcome:
     return step.run(job, step.arguments(**arguments))
 
 
+def request(job: Job, name: str, file: Path, **arguments: Any) -> Path:
+    """Writes the request that asks for a step, as a pod gets it."""
+    given = find(name).arguments(**arguments).model_dump(mode="json")
+    asked = Request(step=name, code=job.model.ref, deployment=job.deployment, arguments=given)
+    file.write_text(asked.model_dump_json())
+    return file
+
+
+def candidate(world: World, job: Job | None = None, holdout: str = DAYS[2], **arguments: Any) -> dict[str, Any]:
+    """All that `register` needs: a trained, packaged and evaluated candidate."""
+    job = job or world.job()
+    split = world.split(holdout, job)
+    trained = call(job, "train", split=split, **arguments)
+    package = call(job, "package", trained=trained)
+    evaluation = call(job, "evaluate", package=package, split=split)
+    return {"trained": trained, "package": package, "evaluation": evaluation}
+
+
 def train(world: World, job: Job, holdout: str = DAYS[2], **arguments: Any) -> ModelVersion:
     """Trains, packages, evaluates and registers a candidate."""
     work = plan.TrainWork(split=world.split(holdout, job), why="test")
@@ -167,10 +214,8 @@ def train(world: World, job: Job, holdout: str = DAYS[2], **arguments: Any) -> M
 
 def lived(world: World) -> Iterator[str]:
     """Lives through the days of the tiny model, and stops at each stage with its name."""
-    from mlflow import MlflowClient
-
     world.create()
-    MlflowClient(world.deployment.tracking_uri, world.deployment.tracking_uri).search_experiments()
+    registry_of(world).search_experiments()
     yield "empty"
     world.deliver(*DAYS[:3])
     yield "delivered"
@@ -180,6 +225,8 @@ def lived(world: World) -> Iterator[str]:
     while loops.cm():
         pass
     yield "decided"
+    candidate(world)
+    yield "trained"
     loops.ct()
     yield "registered"
     loops.cd()
@@ -188,6 +235,10 @@ def lived(world: World) -> Iterator[str]:
     loops.score()
     yield "scored"
     world.deliver(DAYS[3], what=("labels",))
+    loops.ci()
+    loops.cm()
+    loops.ct()
+    yield "challenger"
     loops.drain()
     yield "second"
     for what in ("inputs", "labels"):

@@ -92,7 +92,8 @@ def _up(home: Path) -> int:
 
 
 def _where(services: Services) -> str:
-    return f"Airflow: {services.airflow_url} (user {services.username}, password {services.password}); MLflow: {services.mlflow_url}"
+    login = f"user {services.username}, password {services.password}"
+    return f"Airflow: {services.airflow_url} ({login}); MLflow: {services.mlflow_url}"
 
 
 if __name__ == "__main__":

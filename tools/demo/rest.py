@@ -125,10 +125,21 @@ class AirflowApi:
         raise ApiError(f"no asset is named {name!r}: is a DAG that uses it loaded?")
 
     def post_asset_event(self, name: str, extra: Json | None = None) -> Json:
-        """Report that an asset has changed, by its name; starts the DAGs that wait for it."""
+        """Report that an asset has changed, by its name; starts the DAGs that wait for it.
+
+        Sent again if the server fails (SQLite under load does): an event only wakes, so a second one does no harm.
+        """
         body = {"asset_id": self.asset_id(name), "extra": extra or {}}
-        event: Json = self.request("POST", "/assets/events", json=body)
-        return event
+        for pause in (0.5, 1.0, 2.0, 4.0):
+            try:
+                event: Json = self.request("POST", "/assets/events", json=body)
+            except ApiError as error:
+                if error.status is None or error.status < 500:
+                    raise
+                time.sleep(pause)
+            else:
+                return event
+        return dict(self.request("POST", "/assets/events", json=body))
 
     def import_errors(self) -> list[Json]:
         """Return the DAG files that cannot be loaded, with `filename` and `stack_trace`."""
@@ -198,4 +209,7 @@ def _line(entry: Json | str) -> str:
     """Return a structured log entry as one line of text."""
     if isinstance(entry, str):
         return entry
-    return " ".join(str(entry[key]) for key in ("timestamp", "level", "event") if entry.get(key))
+    told = [str(entry[key]) for key in ("timestamp", "level", "event") if entry.get(key)]
+    # The task's exception stands beside its message, outermost first.
+    told += [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or []]
+    return " ".join(told)

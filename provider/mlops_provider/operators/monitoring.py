@@ -39,9 +39,10 @@ class DriftCheckOperator(StepOperator):
         found = Drifted.model_validate(self.outcome(context, self.step, {"predictions": predictions}).result)
         if found.columns:
             self.log.warning("%s: %d of %d columns drifted", found.partition, len(found.columns), found.of)
-        found.verdict.require()
         job = self.job(context)
         job.storage.write_json(plan.drift_uri(job, found.partition), found.model_dump(mode="json"))
+        # Recorded first: what could not be checked is told once, loudly, and does not hold up the loop for ever.
+        found.verdict.require()
         return {"partition": found.partition, "columns": list(found.columns), "report": found.report.uri}
 
 

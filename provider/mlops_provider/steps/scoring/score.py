@@ -59,8 +59,8 @@ def manifest(job: Job, partition: str) -> Predictions | None:
 
 
 def manifest_uri(job: Job, partition: str) -> str:
-    """Where the manifest of a partition lies."""
-    return join(folder(job), partition, "manifest.json")
+    """Where the manifest of a partition lies; readers of parquet folders pass over names that begin with an underscore."""
+    return join(folder(job), partition, "_manifest.json")
 
 
 def folder(job: Job) -> str:
