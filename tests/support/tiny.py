@@ -108,7 +108,9 @@ class World:
     def create(self) -> None:
         write_model(self.include)
         repository = self.data / "repository.git"
-        subprocess.run(["git", "init", "-q", "--bare", "--initial-branch=main", str(repository)], check=True)
+        subprocess.run(
+            ["git", "init", "-q", "--bare", "--template=", "--initial-branch=main", str(repository)], check=True
+        )
 
     def configure(self, **changes: Any) -> Job:
         """Changes model.yaml and packs it."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.support.tiny import World, lived
 
@@ -21,6 +24,10 @@ os.environ |= {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
 }
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "mlops-hypothesis"))
+settings.register_profile("unit", database=None, deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("unit")
 
 At = Callable[[str], World]
 
@@ -45,8 +52,29 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], World]:
 
 
 def _restore(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    """Makes the target like the source, touching only what differs."""
+    target.mkdir(parents=True, exist_ok=True)
+    there = {entry.name: entry for entry in os.scandir(target)}
+    for entry in os.scandir(source):
+        other, copy = there.pop(entry.name, None), target / entry.name
+        if other and (_kind(other) != _kind(entry)):
+            _remove(other)
+            other = None
+        if entry.is_dir():
+            _restore(Path(entry.path), copy)
+        elif other is None:
+            shutil.copy2(entry.path, copy)
+    for entry in there.values():
+        _remove(entry)
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[int, ...]:
+    found = entry.stat()
+    return (found.st_mode,) if entry.is_dir() else (found.st_mode, found.st_size, found.st_mtime_ns)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
 
 
 @pytest.fixture
@@ -70,6 +98,11 @@ def accepted(stages: At) -> World:
 
 
 @pytest.fixture
+def trained(stages: At) -> World:
+    return stages("trained")
+
+
+@pytest.fixture
 def registered(stages: At) -> World:
     return stages("registered")
 
@@ -82,6 +115,11 @@ def champion(stages: At) -> World:
 @pytest.fixture
 def scored(stages: At) -> World:
     return stages("scored")
+
+
+@pytest.fixture
+def challenger(stages: At) -> World:
+    return stages("challenger")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlops_provider.exceptions import DataError
-from mlops_provider.storage import Artifact, Storage
+from mlops_provider.storage import Artifact, Storage, file_hash, join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,14 +48,14 @@ def require(names: Sequence[str], columns: Sequence[str], where: str) -> None:
             raise DataError(f"{where} lacks the column {column!r}; it has {', '.join(names)}")
 
 
-def write(storage: Storage, uri: str, table: pa.Table) -> Artifact:
-    """Writes a table as parquet, whole or not at all."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "table.parquet")
+def write(storage: Storage, folder: str, table: pa.Table) -> Artifact:
+    """Writes a table as parquet into a folder, under the hash of its content: two writers never replace each other's."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "table.parquet")
         pq.write_table(table, path, compression="zstd")
-        return storage.upload(path, uri, rows=table.num_rows)
+        return storage.upload(path, join(folder, f"{file_hash(path)[:32]}.parquet"), rows=table.num_rows)
 
 
-def write_frame(storage: Storage, uri: str, frame: pd.DataFrame) -> Artifact:
-    """Writes a frame as parquet, without its index."""
-    return write(storage, uri, pa.Table.from_pandas(frame, preserve_index=False))
+def write_frame(storage: Storage, folder: str, frame: pd.DataFrame) -> Artifact:
+    """Writes a frame as parquet into a folder, without its index."""
+    return write(storage, folder, pa.Table.from_pandas(frame, preserve_index=False))

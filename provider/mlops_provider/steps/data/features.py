@@ -13,7 +13,7 @@ from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
-from mlops_provider.storage import Artifact, digest
+from mlops_provider.storage import Artifact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,12 +46,10 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     inputs, labels = delivered(work)
     frame = build(job, inputs, work.history)
     frame[LABEL] = _labels(job, labels, frame[job.config.data.key])
-    name = digest([inputs.hash, labels.hash, job.model.code_hash, sorted(a.hash for a in work.history.values())])
-    uri = job.under("features", work.partition, f"{name[:32]}.parquet")
     labelled = frame[LABEL].dropna()
     return FeaturesResult(
         partition=work.partition,
-        table=tables.write_frame(job.storage, uri, frame),
+        table=tables.write_frame(job.storage, job.under("features", work.partition), frame),
         labelled=len(labelled),
         positives=int(labelled.sum()),
     )

@@ -105,7 +105,7 @@ def _share(drifted: tuple[str, ...], columns: int, limit: float) -> Check:
 
 def _written(job: Job, found: Predictions, report: Any) -> Any:
     """Evidently's page beside the other reports; where nothing could be compared it says so."""
-    uri = job.under("reports", f"drift-{found.partition}.html")
+    uri = job.under("reports", f"drift-{found.partition}-v{found.version}.html")
     if report is None:
         return job.storage.write(uri, b"<!doctype html><title>drift</title><p>Nothing could be compared.</p>")
     with tempfile.TemporaryDirectory() as folder:

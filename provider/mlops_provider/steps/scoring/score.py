@@ -14,7 +14,7 @@ from mlops_provider.steps.data.features import build
 from mlops_provider.steps.records import Predictions, ScoreWork
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
-from mlops_provider.storage import digest, join
+from mlops_provider.storage import join
 
 log = logging.getLogger("mlops_provider")
 
@@ -39,7 +39,7 @@ def committed(job: Job, predictions: Predictions) -> Predictions:
 def score(job: Job, arguments: ScoreArguments) -> Predictions:
     """Scores every row of a partition, with features built by the code that the version was trained with.
 
-    Written are key, event time, score, label decided, model version and time. The table is content-addressed; the manifest
+    Written are key, event time, score, label decided, model version and time. The table is named by its content; the manifest
     that names it is created last and once: a reader never sees half a partition, and a rerun finds it done.
 
     :raises RequestError: if the version has seen the partition.
@@ -84,10 +84,9 @@ def _scored(job: Job, work: ScoreWork) -> Predictions:
         "version": pa.repeat(pa.scalar(version.version, pa.int32()), rows),
         "scored_at": pa.repeat(pa.scalar(now, pa.timestamp("us", tz="UTC")), rows),
     })
-    name = digest([version.fingerprint, work.inputs.hash, sorted(a.hash for a in work.history.values())])[:32]
     return Predictions(
         partition=work.partition,
-        table=tables.write(job.storage, join(folder(job), work.partition, f"{name}.parquet"), table),
+        table=tables.write(job.storage, join(folder(job), work.partition), table),
         version=version.version,
         fingerprint=version.fingerprint,
         rows=rows,

@@ -54,10 +54,9 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
     text = _fitted(job, features.to_numpy(), labels)
     fingerprint = version_fingerprint(job, split, arguments)
     sample = features.sample(min(_REFERENCE_ROWS, len(features)), random_state=job.config.training.seed)
-    reference = job.under("models", fingerprint, "reference.parquet")
     return Trained(
         booster=job.storage.write(job.under("models", fingerprint, "model.txt"), text.encode()),
-        reference=tables.write_frame(job.storage, reference, sample),
+        reference=tables.write_frame(job.storage, job.under("models", fingerprint, "reference"), sample),
         model_hash=model_hash(text),
         fingerprint=fingerprint,
         rows=len(frame),

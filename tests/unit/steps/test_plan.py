@@ -1,0 +1,229 @@
+"""What is due: worked out from what lies there, in the order of the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlops_provider.exceptions import RequestError
+from mlops_provider.steps import plan
+from mlops_provider.steps.plan import State
+from tests.support.tiny import DAYS, World, call
+
+
+def partitions(works: list[object]) -> list[str]:
+    return [work.partition for work in works]  # type: ignore[attr-defined]
+
+
+def spoiled(world: World, day: str) -> None:
+    world.rewrite(day, "inputs", lambda frame: frame.assign(a=np.where(frame.index == 0, 99.0, frame["a"])))
+
+
+# CI
+
+
+def test_labelled_partitions_are_judged_in_order(delivered: World) -> None:
+    works = plan.ci(delivered.job())
+    assert partitions(works) == list(DAYS[:3])
+    assert not any(work.problem for work in works)
+
+
+def test_inputs_alone_are_not_judged(empty: World) -> None:
+    empty.deliver(DAYS[0], what=("inputs",))
+    assert plan.ci(empty.job()) == []
+
+
+def test_labels_before_inputs_name_the_file_that_is_missing(empty: World) -> None:
+    empty.deliver(DAYS[0], what=("labels",))
+    (work,) = plan.ci(empty.job())
+    assert work.problem.endswith(f"tiny/{DAYS[0]}/inputs.parquet does not exist")
+
+
+def test_a_missing_history_file_is_named(delivered: World) -> None:
+    (delivered.data / "sites.parquet").unlink()
+    assert all("sites.parquet does not exist" in work.problem for work in plan.ci(delivered.job()))
+
+
+def test_accepted_partitions_are_done(accepted: World) -> None:
+    assert plan.ci(accepted.job()) == []
+    accepted.deliver(*DAYS[:3])
+    assert plan.ci(accepted.job()) == []
+
+
+@pytest.mark.parametrize("what", ["inputs", "labels"])
+def test_a_partition_that_is_delivered_anew_is_judged_again(accepted: World, what: str) -> None:
+    accepted.rewrite(DAYS[1], what, lambda frame: frame.iloc[::-1])
+    assert partitions(plan.ci(accepted.job())) == [DAYS[1]]
+
+
+def test_a_refused_partition_is_judged_again_when_it_is_delivered_anew(delivered: World) -> None:
+    spoiled(delivered, DAYS[1])
+    delivered.loops().ci()
+    assert plan.ci(delivered.job()) == []
+    assert list(State(delivered.job()).accepted) == [DAYS[0], DAYS[2]]
+    delivered.deliver(DAYS[1])
+    delivered.loops().ci()
+    assert list(State(delivered.job()).accepted) == list(DAYS[:3])
+
+
+def test_an_accepted_partition_that_is_redelivered_badly_is_withdrawn(accepted: World) -> None:
+    spoiled(accepted, DAYS[1])
+    accepted.loops().ci()
+    assert list(State(accepted.job()).accepted) == [DAYS[0], DAYS[2]]
+
+
+def test_a_partition_that_is_asked_for_is_judged_again(accepted: World) -> None:
+    assert partitions(plan.ci(accepted.job(), partition=DAYS[0])) == [DAYS[0]]
+
+
+@pytest.mark.parametrize("stray", ["2024-01", "2024-01-32", "2024-01-01.bak", "latest", ".2024-01-01"])
+def test_folders_that_are_no_partitions_are_passed_over(delivered: World, stray: str) -> None:
+    (delivered.data / "tiny" / DAYS[0]).rename(delivered.data / "tiny" / stray)
+    assert partitions(plan.ci(delivered.job())) == list(DAYS[1:3])
+
+
+# Score
+
+
+def test_without_a_champion_nothing_is_scored(accepted: World) -> None:
+    assert plan.score(accepted.job()) == []
+
+
+def test_a_partition_with_inputs_and_no_predictions_is_scored(champion: World) -> None:
+    champion.deliver(DAYS[3], what=("inputs",))
+    (work,) = plan.score(champion.job())
+    assert (work.partition, work.version.version) == (DAYS[3], 1)
+
+
+def test_partitions_that_the_champion_has_seen_are_not_scored(champion: World) -> None:
+    assert plan.score(champion.job()) == []
+
+
+@pytest.mark.parametrize(("order", "due"), [("wait", [DAYS[3]]), ("immediate", [DAYS[3], DAYS[4]])])
+def test_the_order_says_whether_to_wait_for_earlier_partitions(champion: World, order: str, due: list[str]) -> None:
+    champion.deliver(*DAYS[3:])
+    assert partitions(plan.score(champion.configure(scoring={"order": order}))) == due
+
+
+def test_an_unlabelled_partition_holds_up_nobody(champion: World) -> None:
+    champion.deliver(*DAYS[3:], what=("inputs",))
+    assert partitions(plan.score(champion.job())) == list(DAYS[3:])
+
+
+def test_a_partition_whose_history_is_missing_holds_up_nobody(champion: World) -> None:
+    champion.deliver(*DAYS[3:], what=("inputs",))
+    sites = (champion.data / "sites.parquet").read_bytes()
+    champion.file(DAYS[3], "sites").write_bytes(sites)
+    job = champion.configure(data={"history": {"sites": "tiny/{partition}/sites.parquet"}})
+    assert partitions(plan.score(job)) == [DAYS[3]]
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [("2024-01-09", "has no inputs"), (DAYS[2], f"the champion saw {DAYS[2]}"), ("2024-01", "no daily partition")],
+)
+def test_a_partition_that_cannot_be_scored_is_refused(champion: World, partition: str, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected):
+        plan.score(champion.job(), partition=partition)
+
+
+def test_without_a_champion_a_partition_that_is_asked_for_is_refused(accepted: World) -> None:
+    with pytest.raises(RequestError, match="no champion"):
+        plan.score(accepted.job(), partition=DAYS[0])
+
+
+# CM
+
+
+def test_partitions_are_decided_one_by_one_in_order(accepted: World) -> None:
+    due = []
+    while (work := plan.cm(accepted.job())).decide:
+        due.append(work.decide)
+        call(accepted.job(), "decide", partition=work.decide)
+    assert due == list(DAYS[:3])
+
+
+def test_a_decision_waits_for_predictions_that_the_champion_owes(champion: World) -> None:
+    champion.deliver(DAYS[3])
+    champion.loops().ci()
+    assert plan.cm(champion.job()).decide is None
+    champion.loops().score()
+    work = plan.cm(champion.job())
+    assert (work.decide, work.quality is not None, len(work.drift)) == (DAYS[3], True, 1)
+
+
+def test_a_decision_waits_for_the_release_of_the_candidate_before(challenger: World) -> None:
+    challenger.deliver(DAYS[4])
+    challenger.loops().ci()
+    assert plan.cm(challenger.job()).decide is None
+
+
+def test_a_late_earlier_partition_is_accepted_and_not_decided_on(lapped: World) -> None:
+    early = "2023-12-31"
+    lapped.deliver(early)
+    lapped.loops().drain()
+    assert early in State(lapped.job()).accepted
+    assert [r.partition for r in lapped.records() if r.partition == early and r.kind != "data"] == []
+    split = plan.split(State(lapped.job()), DAYS[4])
+    assert [v.partition for v in split.fit] == [early, *DAYS[:4]]
+
+
+# CT
+
+
+def test_a_decision_to_train_is_due_until_its_candidate_is_registered(accepted: World) -> None:
+    assert plan.ct(accepted.job()) is None
+    for day in DAYS[:3]:
+        call(accepted.job(), "decide", partition=day)
+    work = plan.ct(accepted.job())
+    assert work is not None
+    assert (work.split.holdout, work.split.first, work.split.last) == (DAYS[2], DAYS[0], DAYS[1])
+    accepted.loops().ct()
+    assert plan.ct(accepted.job()) is None
+
+
+def test_a_drill_does_not_stand_for_the_candidate(accepted: World) -> None:
+    for day in DAYS[:3]:
+        call(accepted.job(), "decide", partition=day)
+    work = plan.ct(accepted.job())
+    assert work is not None
+    accepted.loops().train(work, drill="shuffled_labels")
+    assert plan.ct(accepted.job()) is not None
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [(DAYS[4], "no accepted data"), (DAYS[1], "1 labelled partitions before"), ("2024", "no daily partition")],
+)
+def test_training_that_is_not_possible_is_refused(accepted: World, partition: str, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected):
+        plan.ct(accepted.job(), partition=partition)
+
+
+def test_a_person_may_ask_for_training(accepted: World) -> None:
+    work = plan.ct(accepted.job(), partition=DAYS[2])
+    assert work is not None
+    assert work.why == "a person asked for it"
+
+
+def test_a_holdout_that_was_withdrawn_does_not_hold_up_training(accepted: World) -> None:
+    for day in DAYS[:3]:
+        call(accepted.job(), "decide", partition=day)
+    spoiled(accepted, DAYS[2])
+    accepted.loops().ci()
+    assert plan.ct(accepted.job()) is None
+
+
+# CD
+
+
+def test_a_candidate_is_due_until_it_is_decided(registered: World) -> None:
+    assert [v.version for v in plan.cd(registered.job())] == [1]
+    registered.loops().cd()
+    assert plan.cd(registered.job()) == []
+
+
+def test_a_version_that_is_asked_for_is_due_again(champion: World) -> None:
+    assert [v.version for v in plan.cd(champion.job(), version=1)] == [1]
+    with pytest.raises(RequestError, match=r"version 9 is no candidate; the candidates are \[1\]"):
+        plan.cd(champion.job(), version=9)
