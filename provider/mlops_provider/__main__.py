@@ -94,6 +94,8 @@ def _run(options: Any) -> int:
     text = sys.stdin.read() if options.request == "-" else storage.read(options.request).decode()
     try:
         given = json.loads(text)
+        if not isinstance(given, dict):
+            raise ValueError(f"expected an object with code, deployment and arguments, found {type(given).__name__}")
         request = Request.model_validate({"step": options.step, **given})
     except ValueError as error:
         raise RequestError(f"{options.request}: {error}") from error
@@ -135,7 +137,9 @@ def _prepared(root: Path, options: Any) -> Deployment:
     marker = root / ".mlops-lap"
     if root.exists() and any(root.iterdir()) and not marker.exists():
         raise RequestError(f"{root} was not made by mlops lap; give --root another folder")
-    gone = ("artifacts", "data", "mlflow.db") if options.force else ()
+    config.check_name(options.model)
+    config.check_environment(options.environment)
+    gone = ("artifacts", "data/repository.git", "data/dvc", "mlflow.db") if options.force else ()
     decided = [f"artifacts/{room}/{options.model}" for room in ("ledger", "monitoring")]
     manifests = root.glob(f"artifacts/predictions/{options.model}/*/_manifest.json")
     for path in (*(root / name for name in (*gone, *decided)), *manifests):
@@ -174,12 +178,12 @@ def _status(options: Any) -> int:
 def _validate(options: Any) -> int:
     models, errors = config.load_all(options.include, options.environment)
     names = [model.name for _, model in models]
+    if not models and not errors:
+        raise ConfigError(f"{join(str(options.include), 'models')} holds no model")
     if options.json:
         print(json.dumps({"valid": names, "errors": [str(error) for error in errors]}, indent=1))
     else:
         print("".join(f"ok     {name}\n" for name in names) + "".join(f"ERROR  {error}\n" for error in errors), end="")
-    if not models and not errors:
-        raise ConfigError(f"{join(str(options.include), 'models')} holds no model")
     return 1 if errors else 0
 
 

@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mlops_provider import modelyaml
 from mlops_provider.exceptions import ConfigError, RequestError
-from mlops_provider.partitions import FORMATS, Frequency, parse_duration
+from mlops_provider.partitions import LENGTHS, Frequency, parse_duration
 
 NAME = r"^[a-z][a-z0-9_]{1,62}$"
 ENVIRONMENT = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -125,6 +134,13 @@ class Features(Section):
     build: Function
     columns: tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("columns")
+    @classmethod
+    def _once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} more than once")
+        return columns
+
 
 class Window(Section):
     """Which labelled partitions a candidate is fitted on: all (expanding), or the last `size` (rolling)."""
@@ -149,19 +165,18 @@ class Resources(Section):
 
 
 # Parameters for which the exported ONNX model would not score exactly as LightGBM does, or that the loops set.
-_INEXACT = {"linear_tree", "zero_as_missing", "boosting", "boosting_type", "boost", "categorical_feature"}
-_OURS = {
-    "objective",
-    "num_threads",
-    "n_jobs",
-    "nthread",
-    "nthreads",
-    "seed",
-    "random_state",
-    "metric",
-    "device_type",
-    "device",
-}
+_INEXACT = (
+    "linear_tree linear_trees zero_as_missing boosting boosting_type boost categorical_feature cat_feature "
+    "categorical_column cat_column categorical_features"
+)
+_OURS = (
+    "objective objective_type app application loss num_threads num_thread n_jobs nthread nthreads seed random_seed "
+    "random_state metric metrics metric_types device_type device"
+)
+_ROUNDS = (
+    "num_iterations num_iteration n_iter num_tree num_trees num_round num_rounds nrounds num_boost_round "
+    "n_estimators max_iter"
+)
 
 
 class Training(Section):
@@ -178,12 +193,13 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Training:
-        if taken := sorted(_OURS & set(self.params)):
-            raise ValueError(f"params must not set {', '.join(taken)}: objective, seed and resources do")
-        if inexact := sorted(_INEXACT & set(self.params)):
-            raise ValueError(f"params must not set {', '.join(inexact)}: the ONNX package could not score exactly so")
-        if rounds := sorted({"num_iterations", "num_boost_round", "n_estimators"} & set(self.params)):
-            raise ValueError(f"params must not set {', '.join(rounds)}: use training.rounds")
+        for names, why in (
+            (_OURS, "objective, metric, seed and resources are set elsewhere"),
+            (_INEXACT, "the ONNX package could not score exactly so"),
+            (_ROUNDS, "use training.rounds"),
+        ):
+            if taken := sorted(set(names.split()) & set(self.params)):
+                raise ValueError(f"params must not set {', '.join(taken)}: {why}")
         return self
 
 
@@ -221,6 +237,8 @@ class Bounds(Section):
     def _bounded(self) -> Bounds:
         if self.min is None and self.max is None:
             raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g})")
         return self
 
 
@@ -317,6 +335,24 @@ class ModelConfig(Section):
     monitoring: Monitoring
     retrain: Retrain = Retrain()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        taken = {self.data.key, self.data.event_time, "label"} & set(self.features.columns)
+        if taken:
+            raise ValueError(
+                f"features.columns must not name {', '.join(sorted(taken))}: key, event time and label stand beside them"
+            )
+        asked = {**self.gates.thresholds, **self.monitoring.quality.thresholds}
+        if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
+            raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
+        blocks = LENGTHS[self.data.partition] / parse_duration(self.evaluation.block)
+        if blocks < self.evaluation.minimum_blocks:
+            raise ValueError(
+                f"evaluation: a {self.data.partition} holdout has {blocks:g} blocks of {self.evaluation.block}, "
+                f"minimum_blocks asks for {self.evaluation.minimum_blocks}: every candidate would be refused"
+            )
+        return self
+
     def sections(self, *names: str) -> dict[str, Any]:
         """The named sections as JSON, for fingerprints."""
         return {name: self.model_dump(mode="json")[name] for name in names}
@@ -328,6 +364,7 @@ def load(directory: str | Path, environment: str = "") -> ModelConfig:
     :raises ConfigError: naming the file, the line, the key and what was expected.
     """
     path = Path(directory, "model.yaml")
+    check_environment(environment)
     values, sources = modelyaml.merged(path, environment)
     config = _validated(values, sources, path)
     if config.name != Path(directory).resolve().name:
@@ -357,6 +394,7 @@ def discover(include: str | Path) -> list[Path]:
 
 def load_all(include: str | Path, environment: str = "") -> tuple[list[tuple[Path, ModelConfig]], list[ConfigError]]:
     """Every model that can be read, and the errors of those that cannot: one bad file takes down only its own model."""
+    check_environment(environment)
     models, errors = [], []
     for directory in discover(include):
         try:
@@ -386,4 +424,13 @@ def check_name(name: str) -> str:
     return name
 
 
-__all__ = ["FORMATS", "ModelConfig", "bases", "check_name", "discover", "load", "load_all", "validate"]
+def check_environment(name: str) -> str:
+    """The name of an environment that came from outside; empty for none.
+
+    :raises ConfigError: if it is not a valid name, before it touches a path.
+    """
+    if name and not re.fullmatch(ENVIRONMENT, name):
+        raise ConfigError(
+            f"{name!r} is no name of an environment: expected lower-case letters, digits, - and _ ({ENVIRONMENT})"
+        )
+    return name

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, field_validator
 
 from mlops_provider.checks import Frozen
-from mlops_provider.config import ENVIRONMENT, ModelConfig
+from mlops_provider.config import ENVIRONMENT, ModelConfig, check_environment
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.ledger import Ledger
 from mlops_provider.storage import Storage, join
@@ -86,6 +86,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Deployment:
             "AIRFLOW__MLOPS__ARTIFACT_ROOT is not set: name the folder for artifacts there, or give --root"
         )
     given["data_root"] = given["data_root"] or join(given["artifact_root"], "data")
+    check_environment(given["environment"])
     return Deployment(
         tracking_uri=environ.get("MLFLOW_TRACKING_URI", ""), **{key: value for key, value in given.items() if value}
     )

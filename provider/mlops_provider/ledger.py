@@ -7,8 +7,11 @@ projection of the ledger, written after it and repaired from it.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConflictError, IntegrityError
@@ -81,7 +84,10 @@ class Ledger:
 
         :raises IntegrityError: if a record is missing, or does not follow from the one before it.
         """
-        numbers = sorted(int(n[:-5]) for n in self._storage.names(self._folder) if n.endswith(".json"))
+        names = [name for name in self._storage.names(self._folder) if not name.startswith(".")]
+        if foreign := [name for name in names if not re.fullmatch(r"\d{8}\.json", name)]:
+            raise IntegrityError(f"{self._folder}/{foreign[0]} does not belong into a ledger")
+        numbers = [int(name[:-5]) for name in names]
         for place, number in enumerate(numbers, start=1):
             if number != place:
                 raise IntegrityError(f"{self._folder}: record {place} is missing")
@@ -117,7 +123,10 @@ class Ledger:
         )
 
     def _read(self, number: int) -> Record:
-        record = Record.model_validate(self._storage.read_json(self._uri(number)))
+        try:
+            record = Record.model_validate_json(self._storage.read(self._uri(number)))
+        except ValidationError as error:
+            raise IntegrityError(f"{self._uri(number)} is no record of a ledger, it was damaged or replaced") from error
         before = self._known.get(number - 1)
         if record.number != number or (before and record.previous != before.hash):
             raise IntegrityError(

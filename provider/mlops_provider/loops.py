@@ -12,6 +12,7 @@ from typing import Any
 from mlops_provider.exceptions import ConfigError, DataError, Refused
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import DataWork
+from mlops_provider.steps.release.promote import repair
 from mlops_provider.steps.step import Job, Outcome, find
 
 log = logging.getLogger("mlops_provider")
@@ -35,21 +36,28 @@ class Loops:
 
     def score(self) -> bool:
         works = plan.score(self.job)
+        done = 0
         for work in works:
-            self._run("score", work.partition, work=work)
-        return bool(works)
+            try:
+                self._run("score", work.partition, work=work)
+                done += 1
+            except DataError as error:
+                log.error("%s: not scored: %s", work.partition, error)
+        return bool(done)
 
     def ci(self) -> bool:
-        works = plan.ci(self.job)
-        for work in works:
+        done = 0
+        for work in plan.ci(self.job):
+            if work.problem:
+                log.error("%s: waits: %s", work.partition, work.problem)
+                continue
+            done += 1
             try:
                 self._judge(work)
             except (DataError, Refused) as error:
                 log.error("%s: refused: %s", work.partition, error)
-                if work.problem:
-                    return False
                 self._run("refuse_data", work.partition, work=work, reason=str(error))
-        return bool(works)
+        return bool(done)
 
     def cm(self) -> bool:
         work = plan.cm(self.job)
@@ -84,6 +92,7 @@ class Loops:
         return self._run("register", label, trained=trained, package=package, evaluation=evaluation)
 
     def cd(self) -> bool:
+        repair(self.job)
         versions = plan.cd(self.job)
         for version in versions:
             judged = self._run("gate", version.split.holdout, version=version)

@@ -20,7 +20,7 @@ import yaml
 from mlops_provider import config as configs
 from mlops_provider.checks import Frozen
 from mlops_provider.config import ModelConfig
-from mlops_provider.exceptions import ConfigError, DataError, IntegrityError
+from mlops_provider.exceptions import ConfigError, IntegrityError
 from mlops_provider.storage import Storage, digest, join
 
 _SKIPPED = {"__pycache__", ".ipynb_checkpoints", "tests"}
@@ -54,10 +54,10 @@ class Model:
     def read(self, name: str) -> bytes:
         """A file of the model's directory.
 
-        :raises DataError: if the archive has none of that name.
+        :raises ConfigError: if the archive has none of that name.
         """
         if name not in self._files:
-            raise DataError(f"{self.config.name}: there is no {name} in the model's directory ({self.ref.uri})")
+            raise ConfigError(f"{self.config.name}: there is no {name} in the model's directory ({self.ref.uri})")
         return self._files[name]
 
     def function(self, reference: str) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ class Model:
             raise ConfigError(f"{self.config.name}: {stem}.py cannot be imported: {told}") from error
 
 
-class _ArchiveFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class _ArchiveFinder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     """Imports `package.module` from the files of an archive, in memory: nothing is left behind on a worker."""
 
     def __init__(self, package: str, files: dict[str, bytes]) -> None:
@@ -101,6 +101,9 @@ class _ArchiveFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def get_source(self, fullname: str) -> str:
         return self._files[self._file(fullname)].decode()
+
+    def get_filename(self, fullname: str) -> str:
+        return f"{self._package}/{self._file(fullname)}"
 
     def _file(self, fullname: str) -> str:
         return fullname.removeprefix(f"{self._package}.").replace(".", "/") + ".py"

@@ -59,8 +59,8 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         values = yaml.load(text, Loader=_LOADER)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values, text
@@ -77,10 +77,10 @@ def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def explained(place: tuple[int | str, ...], message: str, found: object, sources: Sources, path: Path) -> str:
     """One fault of the content as a line for people: file, line, key, and what was expected there."""
     key = ".".join(str(part) for part in place) or "(whole file)"
-    for file, text in sources:
-        if line := _line(yaml.compose(text, Loader=_LOADER), place):
-            path = file
-            return f"{path}:{line}: {key}: {_plain(message, found)}"
+    for exact in (True, False):
+        for file, text in sources:
+            if line := _line(yaml.compose(text, Loader=_LOADER), place, exact=exact):
+                return f"{file}:{line}: {key}: {_plain(message, found)}"
     return f"{path}: {key}: {_plain(message, found)}"
 
 
@@ -93,12 +93,14 @@ def _plain(message: str, found: object) -> str:
     return f"{message} (found {found!r})" if isinstance(found, str | int | float | bool) else message
 
 
-def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int | None:
-    if not place or node is None:
-        return node.start_mark.line + 1 if node is not None and not place else None
+def _line(node: yaml.Node | None, place: tuple[int | str, ...], *, exact: bool) -> int | None:
+    """Line of a key, or if it need not be exact of the nearest key above it that is there."""
+    if node is None or not place:
+        return None
     for key, value in _children(node):
         if str(key) == str(place[0]):
-            return _line(value, place[1:]) or int(value.start_mark.line) + 1
+            here = int(value.start_mark.line) + 1
+            return here if len(place) == 1 else _line(value, place[1:], exact=exact) or (None if exact else here)
     return None
 
 

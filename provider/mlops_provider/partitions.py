@@ -16,6 +16,12 @@ PATTERNS: dict[str, str] = {
     "daily": r"^\d{4}-(0[1-9]|1[0-2])-\d{2}$",
     "hourly": r"^\d{4}-(0[1-9]|1[0-2])-\d{2}T([01]\d|2[0-3])$",
 }
+# The shortest that a partition can be.
+LENGTHS: dict[str, dt.timedelta] = {
+    "monthly": dt.timedelta(days=28),
+    "daily": dt.timedelta(days=1),
+    "hourly": dt.timedelta(hours=1),
+}
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -41,6 +47,15 @@ def start(partition: str, frequency: str) -> dt.datetime:
     except ValueError:
         pass
     raise RequestError(f"{partition!r} is no {frequency} partition, expected one such as {_example(frequency)!r}")
+
+
+def is_partition(name: str, frequency: str) -> bool:
+    """Whether a name is that of a partition."""
+    try:
+        start(name, frequency)
+    except RequestError:
+        return False
+    return True
 
 
 def shift(partition: str, frequency: str, by: int) -> str:

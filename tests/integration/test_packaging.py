@@ -86,6 +86,14 @@ def test_every_module_that_the_provider_info_names_can_be_imported(name: str) ->
     importlib.import_module(name)
 
 
+def test_the_connection_type_is_described_as_its_hook_has_it() -> None:
+    from mlops_provider.hooks.mlflow import MlflowHook
+
+    (described,) = get_provider_info()["connection-types"]
+    assert described["hook-class-name"] == f"{MlflowHook.__module__}.{MlflowHook.__qualname__}"
+    assert (described["connection-type"], described["hook-name"]) == (MlflowHook.conn_type, MlflowHook.hook_name)
+
+
 def test_every_operator_and_hook_module_is_named() -> None:
     package = REPOSITORY / "provider" / "mlops_provider"
     there = {

@@ -247,3 +247,10 @@ def lived(world: World) -> Iterator[str]:
         world.deliver(DAYS[4], what=(what,))
         loops.drain()
     yield "lapped"
+
+
+def with_block(job: Job, block: str) -> Job:
+    """The job with time blocks of another width, which model.yaml would be refused for where they are too few."""
+    evaluation = job.config.evaluation.model_copy(update={"block": block})
+    job.model.config = job.config.model_copy(update={"evaluation": evaluation})
+    return job

@@ -176,7 +176,7 @@ def test_code_that_cannot_be_used_is_named(directory: Path, tmp_path: Path, cont
 
 
 def test_a_file_that_is_not_there_is_named(directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no weather\.py in the model's directory"):
+    with pytest.raises(ConfigError, match=r"no weather\.py in the model's directory"):
         packed(directory, tmp_path).function("weather.py:build")
 
 

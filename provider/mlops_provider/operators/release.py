@@ -84,6 +84,7 @@ class RollbackModelOperator(StepOperator):
 
     def run(self, context: Context) -> Any:
         given = {"version": int(self.to) if self.to else None, "reason": self.reason or "asked for"}
+        given["request"] = f"{context['dag'].dag_id} {context['run_id']}"
         result = self.run_step(context, self.step, given)
         self.announce(context, {"version": result["version"], "previous": result["previous"]})
         return result

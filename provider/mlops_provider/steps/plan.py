@@ -15,7 +15,7 @@ from functools import cached_property
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.ledger import Record, champion, last
-from mlops_provider.partitions import PATTERNS, parse_duration, start
+from mlops_provider.partitions import is_partition, parse_duration, start
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataVersion,
@@ -119,7 +119,10 @@ class State:
 
     def settled(self, partition: str) -> bool:
         """Whether all that a labelled partition leads to has been decided, up to the release of its candidate."""
-        if not self.judged(self.work(partition)):
+        work = self.work(partition)
+        if work.problem:
+            return True  # it cannot be judged before it is delivered in full, and holds up nobody until then
+        if not self.judged(work):
             return False
         if partition not in self.accepted or partition < self.decided:
             return True
@@ -160,7 +163,7 @@ class State:
         pattern = re.escape(uri.rsplit("://", 1)[-1].lstrip("/")).replace(re.escape("{partition}"), "([^/]+)")
         found = self.job.storage.glob(uri.replace("{partition}", "*"))
         names = {m[1] for path in found if (m := re.search(f"{pattern}$", path))}
-        return sorted(name for name in names if re.fullmatch(PATTERNS[self.data.partition], name))
+        return sorted(name for name in names if is_partition(name, self.data.partition))
 
 
 def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
@@ -192,8 +195,9 @@ def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
                 f"partition {partition} cannot be scored: {f'the champion saw {seen}' if seen else 'no champion'}"
             )
     due = [n for n in state.inputs if n not in state.scored and state.scorable(n) and partition in (None, n)]
-    if job.config.scoring.order == "wait" and partition is None:
-        due = _in_turn(state, due)
+    if partition is None:
+        due = [name for name in due if _complete(state, name)]
+        due = _in_turn(state, due) if job.config.scoring.order == "wait" else due
     return [_score_work(state, name) for name in due]
 
 
@@ -219,7 +223,7 @@ def ct(job: Job, *, partition: str | None = None) -> TrainWork | None:
         _known(job, partition)
         return TrainWork(split=save_split(job, split(state, partition)), why="a person asked for it")
     wanted = [r for r in state.records if r.kind == "retrain" and r.outcome == "train"]
-    waiting = [r for r in wanted if not state.candidates(r.partition)]
+    waiting = [r for r in wanted if r.partition in state.accepted and not state.candidates(r.partition)]
     if not waiting:
         return None
     return TrainWork(split=save_split(job, split(state, waiting[0].partition)), why=waiting[0].reason)
@@ -269,6 +273,16 @@ def drift_uri(job: Job, partition: str) -> str:
 def drift_done(job: Job, partition: str) -> bool:
     """Whether the drift of a scored partition has been looked at."""
     return job.storage.exists(drift_uri(job, partition))
+
+
+def _complete(state: State, partition: str) -> bool:
+    """Whether the history that the features need has been delivered with the inputs."""
+    try:
+        state.history(partition)
+    except DataError as error:
+        log.warning("%s is not scored yet: %s", partition, error)
+        return False
+    return True
 
 
 def _in_turn(state: State, due: Iterable[str]) -> list[str]:

@@ -213,7 +213,7 @@ class Decision(Frozen):
 class Judged(Frozen):
     """What the gate found.
 
-    :param outcome: promote, harmful, no_proven_gain, below_threshold or not_comparable.
+    :param outcome: promote, harmful, no_proven_gain, below_threshold, not_comparable or drill_passed.
     """
 
     version: int

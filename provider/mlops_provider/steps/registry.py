@@ -74,8 +74,18 @@ def only_first(mlflow: MlflowClient, name: str, fingerprint: str, create: Callab
         create()
     first, *later = versions(mlflow, name, fingerprint)
     for version in later:
-        mlflow.delete_model_version(name, version.version)
+        _withdraw(mlflow, name, version.version)
     return int(first.version)
+
+
+def _withdraw(mlflow: MlflowClient, name: str, version: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.delete_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def point_champion(job: Job, version: int) -> bool:

@@ -113,7 +113,11 @@ class Job:
 
     def with_code(self, ref: CodeRef) -> Job:
         """The same job with another archive of the model, for instance that of the version being scored."""
-        return self if ref.sha256 == self.model.ref.sha256 else Job(unpack(ref, self.storage), self.deployment)
+        return (
+            self
+            if ref.sha256 == self.model.ref.sha256
+            else Job(unpack(ref, self.storage), self.deployment, force=self.force)
+        )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,12 @@ def read(storage: Storage, artifact: Artifact, columns: Sequence[str] | None = N
     return table
 
 
+def frame(storage: Storage, artifact: Artifact, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table as a DataFrame whose columns are the file's columns, whatever pandas noted in it about an index."""
+    found: pd.DataFrame = read(storage, artifact, columns).to_pandas(ignore_metadata=True)
+    return found
+
+
 def require(names: Sequence[str], columns: Sequence[str], where: str) -> None:
     """Checks that the columns are there.
 

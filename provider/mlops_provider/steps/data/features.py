@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError
+from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.records import DataWork
@@ -73,12 +73,17 @@ def build(job: Job, inputs: Artifact, history: Mapping[str, Artifact]) -> pd.Dat
     :raises DataError: if inputs or features are not as model.yaml promises.
     """
     data = job.config.data
-    rows = tables.read(job.storage, inputs, data.columns).to_pandas()
+    rows = tables.frame(job.storage, inputs, data.columns)
     _check_key(rows, data.key, inputs.uri)
     event_time = _event_times(rows, data.event_time, inputs.uri)
-    known = {name: tables.read(job.storage, artifact).to_pandas() for name, artifact in history.items()}
+    known = {name: tables.frame(job.storage, artifact) for name, artifact in history.items()}
     function = job.model.function(job.config.features.build)
-    made = function(rows.copy(), known, event_time - parse_duration(data.lead))
+    try:
+        made = function(rows.copy(), known, event_time - parse_duration(data.lead))
+    except Exception as error:
+        # The model's own code: a fault of it says nothing about the data, which stays due until the code is mended.
+        where = f"{job.config.name}: {job.config.features.build}"
+        raise ConfigError(f"{where} raised {type(error).__name__}: {error} (on {inputs.uri})") from error
     features = _checked(made, job, len(rows), rows.index)
     features.insert(0, data.key, rows[data.key])
     features.insert(1, data.event_time, event_time)
@@ -126,7 +131,7 @@ def _labels(job: Job, artifact: Artifact, keys: pd.Series[Any]) -> pd.Series[Any
     kind = table.schema.field(label.column).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(f"{artifact.uri}: the label {label.column!r} must be a number, found {kind}")
-    values = table.to_pandas().set_index(key)[label.column]
+    values = table.to_pandas(ignore_metadata=True).set_index(key)[label.column]
     if values.index.has_duplicates:
         raise DataError(f"{artifact.uri}: {int(values.index.duplicated().sum())} keys have more than one label")
     found = keys.map(values)

@@ -114,6 +114,7 @@ def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> An
 
     import dvc.api
     import pyarrow.parquet as pq
+    from dvc.scm import CloneError
 
     repository, remote = _places(job)
     try:
@@ -121,6 +122,8 @@ def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> An
             version.path, repo=repository, rev=version.rev, remote="mlops", remote_config={"url": remote}
         )
         content = job.storage.read(uri)
+    except CloneError as error:
+        raise Transient(f"the data repository {repository} cannot be reached: {error}") from error
     except Exception as error:
         raise DataError(f"{version.tag}: {version.path} at {version.rev[:12]} cannot be read: {error}") from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != version.md5:
@@ -186,9 +189,15 @@ def _initialized(work: Path) -> None:
         return
     from dvc.repo import Repo
 
+    _hush()
     with Repo.init(str(work)) as repo, repo.config.edit() as settings:
         settings["core"]["analytics"] = False
         settings["core"]["autostage"] = False
+
+
+def _hush() -> None:
+    """DVC's hints ("to track the changes with git, run...") are for people at a terminal; here git follows by itself."""
+    logging.getLogger("dvc").setLevel(logging.WARNING)
 
 
 def _pushed(work: Path, target: Path, remote: str) -> dict[str, Any]:
@@ -196,8 +205,7 @@ def _pushed(work: Path, target: Path, remote: str) -> dict[str, Any]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    # DVC's hints ("to track the changes with git, run...") are for people at a terminal; here git follows by itself.
-    logging.getLogger("dvc").setLevel(logging.WARNING)
+    _hush()
     with Repo(str(work)) as repo:
         with repo.config.edit("local") as settings:
             settings["remote"] = {"mlops": {"url": remote}}

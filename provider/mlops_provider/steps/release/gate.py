@@ -25,10 +25,18 @@ def gate(job: Job, arguments: GateArguments) -> Judged:
     The first model ever has no champion to beat: it must meet the absolute thresholds and package exactly.
     """
     for _ in range(10):
-        found = judge(job, arguments.version)
+        found = _no_drill(arguments.version, judge(job, arguments.version))
         if found.promote or _refused(job, found, again=arguments.again):
             return found
     raise ConflictError(f"version {arguments.version.version}: the champion changed ten times while it was judged")
+
+
+def _no_drill(version: ModelVersion, found: Judged) -> Judged:
+    """A drill is never promoted: if the gate would let it through, the gate is too weak, and that is what is recorded."""
+    if not (version.drill and found.promote):
+        return found
+    reason = f"drill {version.drill} passed the gate, which is too weak to notice it: {found.reason}"
+    return found.model_copy(update={"outcome": "drill_passed", "reason": reason})
 
 
 def judge(job: Job, version: ModelVersion) -> Judged:

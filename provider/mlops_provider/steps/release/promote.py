@@ -9,7 +9,7 @@ from mlops_provider.exceptions import ConflictError, Refused, RequestError
 from mlops_provider.ledger import Draft, Guard, Record, champion
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Judged, ModelVersion, Released
-from mlops_provider.steps.release.gate import GateArguments, gate
+from mlops_provider.steps.release.gate import GateArguments, decision_on, gate
 from mlops_provider.steps.step import Job, step
 
 log = logging.getLogger("mlops_provider")
@@ -24,10 +24,13 @@ class PromoteArguments(Frozen):
 
 
 class RollbackArguments(Frozen):
-    """:param version: the version to go back to; the champion before the present one if None."""
+    """:param version: the version to go back to; the champion before the present one if None.
+    :param request: what makes a rerun known as the same request, such as a DAG run.
+    """
 
     version: int | None = None
     reason: str = "asked for"
+    request: str = ""
 
 
 @step("promote", arguments=PromoteArguments, result=Released, cached=False)
@@ -65,12 +68,14 @@ def rollback(job: Job, arguments: RollbackArguments) -> Released:
     """
     while True:
         records = job.ledger.records()
+        if arguments.version is None and (begun := _begun(job, records, arguments.request)):
+            return _projected(job, begun)
         target = _target(records, arguments.version)
         now = champion(records)
         assert now is not None
         if now.version == target.version:
             return _projected(job, now)
-        facts = {"version": target.facts["version"], "champion": now.version}
+        facts = {"version": target.facts["version"], "champion": now.version, "request": arguments.request}
         draft = Draft(
             kind="rollback",
             partition=target.partition,
@@ -93,6 +98,15 @@ def repair(job: Job) -> bool:
     """
     record = champion(job.ledger.records())
     return bool(record and record.version is not None and registry.point_champion(job, record.version))
+
+
+def _begun(job: Job, records: tuple[Record, ...], request: str) -> Record | None:
+    """A rollback that was decided and then cut off: a rerun finishes it and does not go back once more."""
+    head = champion(records)
+    if head is None or head.kind != "rollback":
+        return None
+    same = bool(request) and head.facts.get("request") == request
+    return head if same or repair(job) else None
 
 
 def _target(records: tuple[Record, ...], version: int | None) -> Record:
@@ -127,10 +141,11 @@ def _recorded(job: Job, version: ModelVersion, judged: Judged, *, again: bool) -
     unchanged = _champion_is(against)
 
     def guard(records: tuple[Record, ...]) -> Record | None:
+        decided = decision_on(records, version.version)
+        if decided and decided.kind == "promotion" and not again:
+            return decided
         now = champion(records)
-        if now and now.kind == "promotion" and now.version == version.version:
-            return now
-        return unchanged(records)
+        return now if now and now.version == version.version else unchanged(records)
 
     return job.ledger.append(draft, actor=job.deployment.actor, guard=guard)[0]
 

@@ -60,6 +60,8 @@ def export(text: str) -> bytes:
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
+    if "is_linear=1" in text:
+        raise ConfigError("a model with linear trees cannot be packaged exactly")
     dump = lightgbm.Booster(model_str=text).dump_model()
     sigmoid = _sigmoid(dump)
     nodes = _Nodes()

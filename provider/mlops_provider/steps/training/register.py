@@ -14,7 +14,7 @@ from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.train import environment, load_split
-from mlops_provider.storage import Artifact, canonical_json
+from mlops_provider.storage import Artifact, canonical_json, digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -206,4 +206,5 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "evaluation": arguments.evaluation.model_dump(mode="json"),
         "parity": arguments.package.parity.model_dump(mode="json"),
     }
-    return job.storage.write_json(job.under("models", trained.fingerprint, "lineage.json"), value)
+    name = f"lineage-{digest(value)[:16]}.json"
+    return job.storage.write_json(job.under("models", trained.fingerprint, name), value)

@@ -84,11 +84,19 @@ def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> st
         "data": [[v.partition, v.md5] for v in (*split.fit, split.holdout)],
         "cutoff": split.cutoff.isoformat(),
         "code": job.model.code_hash,
-        "sections": job.config.sections("features", "training"),
+        "sections": _shaping(job),
         "environment": environment(),
         "drill": arguments.drill,
         "repeat": arguments.repeat,
     })
+
+
+def _shaping(job: Job) -> dict[str, Any]:
+    """The sections that shape the model; where it is trained and on how many threads does not."""
+    sections = job.config.sections("features", "training")
+    for place in ("resources", "run_on"):
+        del sections["training"][place]
+    return sections
 
 
 def environment() -> dict[str, str]:
@@ -114,7 +122,7 @@ def _known_rows(job: Job, split: Split) -> Any:
     frames = [snapshot.read(job, version).to_pandas() for version in split.fit]
     frame = pd.concat(frames, ignore_index=True)
     known = frame[data.event_time] + parse_duration(data.label.delay) <= pd.Timestamp(split.cutoff)
-    frame = frame[known & frame[LABEL].notna()].sort_values(data.key, ignore_index=True)
+    frame = frame[known & frame[LABEL].notna()].sort_values([data.key, data.event_time], ignore_index=True)
     where = f"{job.config.name}: {split.fit[0].partition} to {split.fit[-1].partition}"
     if frame.empty:
         raise DataError(f"{where}: no row has a label that was known on {split.cutoff:%Y-%m-%d %H:%M}")

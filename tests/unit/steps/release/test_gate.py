@@ -14,7 +14,7 @@ from mlops_provider.steps.records import Evaluation, Interval, Judged, ModelVers
 from mlops_provider.steps.release import gate as gates
 from mlops_provider.steps.release.gate import bounded, judge, present_champion
 from mlops_provider.steps.training.train import load_split, save_split
-from tests.support.tiny import DAYS, World, call, crown, train
+from tests.support.tiny import DAYS, World, call, crown, train, with_block
 
 
 def gated(world: World, version: ModelVersion, **configuration: Any) -> Judged:
@@ -99,9 +99,7 @@ def test_a_holdout_that_the_champion_has_seen_is_not_comparable(champion: World)
 
 def test_too_few_time_blocks_are_not_comparable(challenger: World) -> None:
     _, candidate = challenger.versions()
-    job = challenger.configure(evaluation={"block": "4h"})
-    coarse = candidate.model_copy(update={"package": candidate.package.model_copy(update={"code": job.model.ref})})
-    found = call(job, "gate", version=coarse)
+    found = call(with_block(challenger.job(), "4h"), "gate", version=candidate)
     assert found.outcome == "not_comparable"
     assert "time blocks" in found.reason
     assert refusals(challenger)[0].outcome == "not_comparable"

@@ -17,7 +17,7 @@ from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.evaluate import compare
 from mlops_provider.steps.training.train import load_split, save_split
 from mlops_provider.storage import Storage
-from tests.support.tiny import DAYS, World, call, train
+from tests.support.tiny import DAYS, World, call, train, with_block
 
 
 def pair(world: World) -> tuple[ModelVersion, ModelVersion]:
@@ -135,7 +135,7 @@ def test_a_holdout_that_begins_before_the_last_fitted_row_is_an_error(challenger
 
 def test_too_few_blocks_are_an_error(challenger: World) -> None:
     champion, candidate = pair(challenger)
-    found = evaluated(challenger.configure(evaluation={"block": "2h"}), candidate, champion)
+    found = evaluated(with_block(challenger.job(), "2h"), candidate, champion)
     (problem,) = found.verdict.problems
     assert (problem.name, problem.severity) == ("time_blocks", "error")
     assert "12 time blocks, at least 20" in problem.detail
