@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import AssetAlias, Param, get_parsing_context
-from airflow.timetables.assets import AssetOrTimeSchedule
-from airflow.timetables.trigger import CronTriggerTimetable
+from airflow.sdk import AssetAlias, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_parsing_context
 
 from mlops_provider.assets import ModelAssets, model_assets, outcome_of
 from mlops_provider.config import ModelConfig, discover, load, load_all
@@ -82,7 +80,7 @@ def include_of(dag_file: str) -> str:
 
 def force() -> Param:
     """Param: do it again although nothing has changed."""
-    return Param(False, type="boolean", description="Do it again although nothing has changed.")
+    return Param(False, type=["null", "boolean"], description="Do it again although nothing has changed.")
 
 
 def version() -> Param:

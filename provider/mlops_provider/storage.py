@@ -102,8 +102,10 @@ class Storage:
             return _link_new(Path(path), content)
         try:
             fs.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _taken(error):
+                return False
+            raise
         return True
 
     def write(self, uri: str, content: bytes) -> Artifact:
@@ -188,6 +190,12 @@ def file_hash(path: Path) -> str:
 def join(root: str, *parts: str) -> str:
     """A URI below a root."""
     return "/".join((root.rstrip("/"), *(part.strip("/") for part in parts)))
+
+
+def _taken(error: OSError) -> bool:
+    """Whether S3 refused a put because there is an object of that name, or because another one was being put there."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def _temporary(target: Path, content: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 import urllib.request
 from typing import Any
 
@@ -41,7 +41,8 @@ class MlflowHook(BaseHook):
                 f"connection {self.mlflow_conn_id!r} has a login or password: authentication is not supported yet, and "
                 "going without it would hide that"
             )
-        host = found.host if "://" in found.host else f"{found.schema or 'http'}://{found.host}"
+        given = found.host.rstrip("/")
+        host = given if "://" in given else f"{found.schema or 'http'}://{given}"
         return f"{host}:{found.port}" if found.port else str(host)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -49,5 +50,5 @@ class MlflowHook(BaseHook):
         try:
             with urllib.request.urlopen(f"{self.get_conn()}/health", timeout=10) as answer:
                 return True, f"MLflow answers: {answer.read(100).decode()}"
-        except (ConfigError, OSError, urllib.error.URLError) as error:
+        except (ConfigError, OSError, http.client.HTTPException) as error:
             return False, str(error)

@@ -109,6 +109,7 @@ class StepOperator(BaseOperator):
         :raises AirflowFailException: for what no retry can mend; other errors are retried.
         """
         try:
+            check_name(self.model)
             return self.run(context)
         except (Transient, ConflictError):
             raise
@@ -156,6 +157,20 @@ class StepOperator(BaseOperator):
         place = deployment(context)
         uri = place.under("results", self.model, outcome.step, f"{outcome.fingerprint}.json")
         return packed(outcome.result, place.storage, uri)
+
+    def fitted(self, context: Context, value: dict[str, Any]) -> dict[str, Any]:
+        """A value of this task's own as it fits into an XCom."""
+        from mlops_provider.steps.step import packed
+        from mlops_provider.storage import digest
+
+        place = deployment(context)
+        return packed(value, place.storage, place.under("results", self.model, self.task_id, f"{digest(value)}.json"))
+
+    def whole(self, value: Any) -> Any:
+        """What another task handed over, with everything that was too large for an XCom fetched."""
+        from mlops_provider.steps.step import unpacked
+
+        return unpacked(value, local_deployment().storage)
 
     def code_ref(self, context: Context) -> CodeRef:
         """The model's code archive: the one that was handed over, or packed now."""

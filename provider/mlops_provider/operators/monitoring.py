@@ -28,6 +28,7 @@ class DriftCheckOperator(StepOperator):
         self.work = work
 
     def run(self, context: Context) -> Any:
+        self.work = self.whole(self.work)
         if not self.work["drift"]:
             raise AirflowSkipException("no newly scored partition")
         return [self._one(context, predictions) for predictions in self.work["drift"]]
@@ -60,6 +61,7 @@ class QualityCheckOperator(StepOperator):
         self.work = work
 
     def run(self, context: Context) -> Any:
+        self.work = self.whole(self.work)
         if not self.work["quality"]:
             raise AirflowSkipException("no scored partition whose labels have arrived")
         arguments = {"predictions": self.work["quality"], "data": self.work["data"]}
@@ -95,7 +97,7 @@ class RetrainDecisionOperator(StepOperator):
     def run(self, context: Context) -> Any:
         from mlops_provider.loops import known_drift
 
-        partition = self.work["decide"]
+        partition = self.whole(self.work)["decide"]
         if not partition:
             raise AirflowSkipException("no newly labelled partition to decide on")
         drift = known_drift(self.job(context), partition)

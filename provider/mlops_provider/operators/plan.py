@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk import Context
+from airflow.sdk import Context, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.exceptions import RequestError
@@ -53,7 +53,10 @@ class PlanOperator(StepOperator):
         if not work:
             raise AirflowSkipException(f"nothing is due for {self.model}.{self.loop}")
         log.info("due: %s", work)
-        return _as_json(work)
+        if isinstance(work, list):
+            # What Airflow would refuse to map over comes in the next run, in the order of the data.
+            return [one.model_dump(mode="json") for one in work[: conf.getint("core", "max_map_length")]]
+        return self.fitted(context, work.model_dump(mode="json"))
 
     def asked(self, context: Context) -> dict[str, Any]:
         """The Params that were given.
@@ -74,7 +77,3 @@ class PlanOperator(StepOperator):
 
             if repair(job):
                 log.warning("the registry's champion alias did not follow the ledger; it was put right")
-
-
-def _as_json(work: Any) -> Any:
-    return [w.model_dump(mode="json") for w in work] if isinstance(work, list) else work.model_dump(mode="json")

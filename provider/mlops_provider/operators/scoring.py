@@ -24,7 +24,8 @@ class BatchScoreOperator(StepOperator):
         self.work = work
 
     def run(self, context: Context) -> Any:
-        result = self.run_step(context, self.step, {"work": self.work})
+        outcome = self.outcome(context, self.step, {"work": self.work})
+        result = outcome.result
         extra = {"partition": result["partition"], "version": result["version"], "rows": result["rows"]}
         self.announce(context, extra)
-        return result
+        return self.packed(context, outcome)

@@ -26,7 +26,7 @@ class TrainModelOperator(StepOperator):
         self.drill = drill
 
     def run(self, context: Context) -> Any:
-        arguments = {"split": self.work["split"], "drill": self.drill or None}
+        arguments = {"split": self.whole(self.work)["split"], "drill": self.drill or None}
         if str(self.force).lower() == "true":
             arguments["repeat"] = context["run_id"]
         return self.run_step(context, self.step, arguments)
