@@ -25,7 +25,7 @@ up: install  ## start the demo's services and keep the UI running for a look aro
 	$(BIN)/python -m tools.demo up
 
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
-	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
 test: lint types unit integration system  ## lint, types and all tests
 

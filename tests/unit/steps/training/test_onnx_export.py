@@ -164,13 +164,13 @@ def test_a_tree_deeper_than_python_recurses_is_exported() -> None:
 
 @pytest.mark.parametrize("use_missing", [True, False])
 @pytest.mark.parametrize(
-    "threshold", [0.0, -0.0, 5e-36, -5e-36, 5e-324, -5e-324, 1e-35, -1e-35, 1.1e-35, -1.1e-35, 1e300, -1e300]
+    "threshold", [0.0, -0.0, 5e-36, -5e-36, 5e-324, -5e-324, 1e-35, -1e-35, 1.1e-35, -1.1e-35, 9e299, -9e299, np.inf]
 )
 def test_thresholds_near_zero_and_beyond_all_values_divide_alike(threshold: float, use_missing: bool) -> None:
     sample = holed(np.random.default_rng(11), 300)
     text = fitted(sample, rounds=1, num_leaves=2, use_missing=use_missing).model_to_string()
     line = next(line for line in text.splitlines() if line.startswith("threshold="))
-    booster = lightgbm.Booster(model_str=text.replace(line, f"threshold={threshold!r}"))
+    booster = lightgbm.Booster(model_str=text.replace(line, f"threshold={float(threshold)!r}"))
     assert difference(booster, probes(booster, sample)) <= 1e-6
 
 
