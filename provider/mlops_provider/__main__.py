@@ -9,7 +9,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,18 @@ def _run(options: Any) -> int:
 
 
 def _lap(options: Any) -> int:
+    config.check_name(options.model)
+    config.check_environment(options.environment)
+    root = Path(options.root).resolve()
+    with _locked(root):
+        return _replayed(root, options)
+
+
+def _replayed(root: Path, options: Any) -> int:
     from mlops_provider.loops import Loops, replay
 
     began = time.monotonic()
-    deployment = _prepared(Path(options.root).resolve(), options)
+    deployment = _prepared(root, options)
     job = _job(options, deployment)
     quiet = options.json
 
@@ -134,18 +143,11 @@ def _lap(options: Any) -> int:
 
 def _prepared(root: Path, options: Any) -> Deployment:
     """The lap's own deployment. What an earlier lap decided is forgotten; what it computed may be reused."""
-    marker = root / ".mlops-lap"
-    if root.exists() and any(root.iterdir()) and not marker.exists():
-        raise RequestError(f"{root} was not made by mlops lap; give --root another folder")
-    config.check_name(options.model)
-    config.check_environment(options.environment)
     gone = ("artifacts", "data/repository.git", "data/dvc", "mlflow.db") if options.force else ()
     decided = [f"artifacts/{room}/{options.model}" for room in ("ledger", "monitoring")]
     manifests = root.glob(f"artifacts/predictions/{options.model}/*/_manifest.json")
     for path in (*(root / name for name in (*gone, *decided)), *manifests):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    root.mkdir(parents=True, exist_ok=True)
-    marker.touch()
     _bare_repository(root / "data" / "repository.git")
     return Deployment(
         artifact_root=str(root / "artifacts"),
@@ -154,6 +156,27 @@ def _prepared(root: Path, options: Any) -> Deployment:
         tracking_uri=f"sqlite:///{root / 'mlflow.db'}",
         actor="mlops lap",
     )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keeps a second lap out of this folder."""
+    import fcntl
+
+    marker = root / ".mlops-lap"
+    if root.exists() and any(root.iterdir()) and not marker.exists():
+        raise RequestError(f"{root} was not made by mlops lap; give --root another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise RequestError(f"another lap is at work in {marker.parent}; give --root another folder") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _bare_repository(path: Path) -> None:
@@ -172,7 +195,7 @@ def _status(options: Any) -> int:
     job = _job(options, from_environment())
     found = report.story(job)
     print(json.dumps(report.as_json(found), indent=1) if options.json else report.render(found))
-    return 1 if report.broken(found) else 0
+    return 1 if report.broken(found, promotion=False) else 0
 
 
 def _validate(options: Any) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ConfigDict, field_validator
 
 from mlops_provider.checks import Frozen
-from mlops_provider.config import ENVIRONMENT, ModelConfig, check_environment
+from mlops_provider.config import ModelConfig, check_environment
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.ledger import Ledger
+from mlops_provider.sections import ENVIRONMENT
 from mlops_provider.storage import Storage, join
 
 
@@ -82,9 +83,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Deployment:
     environ = os.environ if environ is None else environ
     given = {key: environ.get(f"AIRFLOW__MLOPS__{key.upper()}", "") for key in _KEYS}
     if not given["artifact_root"]:
-        raise ConfigError(
-            "AIRFLOW__MLOPS__ARTIFACT_ROOT is not set: name the folder for artifacts there, or give --root"
-        )
+        raise ConfigError("AIRFLOW__MLOPS__ARTIFACT_ROOT is not set: name the folder for artifacts there")
     given["data_root"] = given["data_root"] or join(given["artifact_root"], "data")
     check_environment(given["environment"])
     return Deployment(

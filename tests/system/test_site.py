@@ -134,6 +134,7 @@ def _post_while_running(model: Follower) -> None:
         for what in ("inputs", "labels"):
             model.put(day, what)
             model.event(what)
+    assert model.runs("ci", state=["running"]), "the first run ended before the last event"
 
 
 def _outcome(model: Follower) -> dict[str, Any]:

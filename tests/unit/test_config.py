@@ -105,6 +105,18 @@ def test_a_missing_section_is_named(tmp_path: Path, missing: str) -> None:
     assert f": {missing}: is missing" in told(write_model(tmp_path, **{missing: None}))
 
 
+def test_a_block_of_no_width_takes_down_only_its_own_model(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    write_model(tmp_path, name="broken", evaluation={"block": "0d"})
+    models, errors = load_all(tmp_path)
+    assert [found.name for _, found in models] == ["tiny"]
+    assert ["evaluation.block" in str(error) for error in errors] == [True]
+
+
+def test_an_unknown_parameter_of_lightgbm_is_refused(tmp_path: Path) -> None:
+    assert "num_leafs" in told(write_model(tmp_path, training={"params": {"num_leafs": 3}}))
+
+
 @pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1, 2", "a: \tb: c", "a: b: c", "day: 2024-13-45"])
 def test_a_file_that_holds_no_keys_and_values_is_refused(tmp_path: Path, text: str) -> None:
     directory = write_model(tmp_path)

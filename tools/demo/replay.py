@@ -110,6 +110,7 @@ class Replay:
     def _quiet(self) -> None:
         """Waits until no run is queued or running: what was decided is also written through."""
         self._until("all runs ended", lambda: not self.api.runs(state=["queued", "running"], limit=1))
+        self._no_failure("at the end")
 
     def _until(self, what: str, reached: Callable[[], bool]) -> None:
         """Waits for a state; a failed run, a dead service or ten minutes end the wait."""
@@ -117,12 +118,15 @@ class Replay:
         with _status_line() as show:
             while not reached():
                 self.services.check()
-                if bad := [run for run in self._failures() if run["dag_run_id"] not in self._failed]:
-                    raise DemoError(f"{what}: {self._post_mortem(bad[0])}")
+                self._no_failure(what)
                 if time.monotonic() - began > _PATIENCE:
                     raise DemoError(f"{what}: not reached after {_PATIENCE:.0f} s; logs are under {self.services.logs}")
                 show(lambda: f"{what.split()[0]}  {self._now()}")
                 time.sleep(_POLL)
+
+    def _no_failure(self, what: str) -> None:
+        if bad := [run for run in self._failures() if run["dag_run_id"] not in self._failed]:
+            raise DemoError(f"{what}: {self._post_mortem(bad[0])}")
 
     def _now(self) -> str:
         """The tasks that run at this moment."""

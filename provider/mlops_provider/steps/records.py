@@ -62,13 +62,17 @@ class Split(Frozen):
 
 
 class SplitRef(Frozen):
-    """A split by reference: it grows with the history, so it travels as a file."""
+    """A split by reference: it grows with the history, so it travels as a file.
+
+    :param until: latest event time of the holdout: nothing later was seen.
+    """
 
     file: Artifact
     holdout: str
     first: str
     last: str
     partitions: int
+    until: dt.datetime
 
 
 class Trained(Frozen):

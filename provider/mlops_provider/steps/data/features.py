@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConfigError, DataError
-from mlops_provider.partitions import parse_duration
+from mlops_provider.partitions import parse_duration, shift, start
 from mlops_provider.steps import tables
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL = "label"
+_SLACK = dt.timedelta(days=1)
 
 
 class FeaturesArguments(Frozen):
@@ -44,7 +46,7 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     """
     work = arguments.work
     inputs, labels = delivered(work)
-    frame = build(job, inputs, work.history)
+    frame = build(job, work.partition, inputs, work.history)
     frame[LABEL] = _labels(job, labels, frame[job.config.data.key])
     labelled = frame[LABEL].dropna()
     return FeaturesResult(
@@ -65,7 +67,7 @@ def delivered(work: DataWork) -> tuple[Artifact, Artifact]:
     return work.inputs, work.labels
 
 
-def build(job: Job, inputs: Artifact, history: Mapping[str, Artifact]) -> pd.DataFrame:
+def build(job: Job, partition: str, inputs: Artifact, history: Mapping[str, Artifact]) -> pd.DataFrame:
     """Key, event time and features of a partition's inputs, one row for each input row, in the order of the inputs.
 
     The features function sees the declared columns only, and for each row the moment at which its prediction is made.
@@ -76,6 +78,7 @@ def build(job: Job, inputs: Artifact, history: Mapping[str, Artifact]) -> pd.Dat
     rows = tables.frame(job.storage, inputs, data.columns)
     _check_key(rows, data.key, inputs.uri)
     event_time = _event_times(rows, data.event_time, inputs.uri)
+    _in_partition(event_time, partition, data.partition, inputs.uri)
     known = {name: tables.frame(job.storage, artifact) for name, artifact in history.items()}
     function = job.model.function(job.config.features.build)
     try:
@@ -106,6 +109,18 @@ def _event_times(rows: pd.DataFrame, column: str, uri: str) -> pd.Series[Any]:
         raise DataError(f"{uri}: the event time {column!r} is null in {missing} rows")
     times: pd.Series[Any] = rows[column].dt.tz_convert("UTC")
     return times
+
+
+def _in_partition(times: pd.Series[Any], partition: str, frequency: str, uri: str) -> None:
+    """Rows of another partition delivered under this name would be scored by a model that was fitted on them.
+
+    A day of slack leaves room for partitions that follow a local calendar.
+    """
+    first, last = start(partition, frequency) - _SLACK, start(shift(partition, frequency, 1), frequency) + _SLACK
+    if times.min() < first or times.max() >= last:
+        raise DataError(
+            f"{uri}: event times from {times.min()} to {times.max()} do not belong to the partition {partition}"
+        )
 
 
 def _checked(made: object, job: Job, rows: int, index: pd.Index[Any]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlops_provider.checks import Frozen
+from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.ledger import Draft, Record, champion, last
 from mlops_provider.steps.records import DataVersion, Decision, Drifted, Measured
 from mlops_provider.steps.step import Job, step
@@ -80,11 +80,17 @@ def _threshold(job: Job, arguments: DecideArguments, records: tuple[Record, ...]
     rule, present = job.config.retrain, arguments.quality
     if present is None:
         return False, "policy threshold: the champion has no judged predictions yet"
-    judged = [r.facts["quality"]["verdict"] for r in records if r.kind == "retrain" and r.facts.get("quality")]
-    failures = [any(not c["passed"] for c in verdict["checks"]) for verdict in judged][-(rule.windows - 1) :]
-    failures = [*(failures if rule.windows > 1 else []), not present.verdict.passed]
+    past = [r.facts["quality"]["verdict"] for r in records if r.kind == "retrain" and r.facts.get("quality")]
+    verdicts = [*map(Verdict.model_validate, past[-(rule.windows - 1) :] if rule.windows > 1 else []), present.verdict]
+    failures = [_missed(job, verdict) for verdict in verdicts]
     missed = sum(failures)
     told = f"policy threshold: quality missed in {missed} of the last {len(failures)} partitions, {rule.violations} are needed"
     return failures[-1] and missed >= rule.violations, told if not failures[
         -1
     ] else f"{told}; {present.verdict.reason()}"
+
+
+def _missed(job: Job, verdict: Verdict) -> bool:
+    """Whether a metric was measured and missed its threshold: missing labels are no loss of quality."""
+    metrics = job.config.monitoring.quality.thresholds
+    return any(check.name in metrics and check.state == "fail" for check in verdict.checks)

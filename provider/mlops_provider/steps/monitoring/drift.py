@@ -31,7 +31,7 @@ def drift(job: Job, arguments: DriftArguments) -> Drifted:
     """
     found, settings = arguments.predictions, job.config.monitoring.drift
     reference = tables.read(job.storage, found.reference).to_pandas()
-    built = build(job.with_code(found.code), found.inputs, found.history)
+    built = build(job.with_code(found.code), found.partition, found.inputs, found.history)
     current = built[list(reference.columns)]
     current = current.sample(min(settings.sample, len(current)), random_state=0)
     usable, checks = _usable(reference, current)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
-from mlops_provider.config import Bounds
 from mlops_provider.exceptions import ConflictError
 from mlops_provider.ledger import Draft, Record, champion, last
+from mlops_provider.sections import Bounds
 from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate

@@ -8,7 +8,7 @@ import logging
 import pyarrow as pa
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import RequestError
+from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import build
 from mlops_provider.steps.records import Predictions, ScoreWork
@@ -68,9 +68,18 @@ def folder(job: Job) -> str:
     return job.under("predictions")
 
 
+def _later_than_seen(first: dt.datetime, work: ScoreWork) -> None:
+    if first <= work.version.split.until:
+        raise DataError(
+            f"{work.inputs.uri} holds rows from {first} on, and version {work.version.version} has seen data until "
+            f"{work.version.split.until}: it must not score them"
+        )
+
+
 def _scored(job: Job, work: ScoreWork) -> Predictions:
     version, now = work.version, dt.datetime.now(dt.UTC)
-    features = build(job, work.inputs, work.history)
+    features = build(job, work.partition, work.inputs, work.history)
+    _later_than_seen(features[job.config.data.event_time].min(), work)
     scorer = Scorer.of(version.package, job.storage, threads=job.config.scoring.resources.cpu)
     scores = scorer.score(features[list(version.package.features)].to_numpy())
     decided = scores >= version.package.cut

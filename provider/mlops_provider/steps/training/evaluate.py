@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
+from mlops_provider.exceptions import DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL, build
@@ -39,12 +40,7 @@ def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
     scores = _scores(job, arguments.package, rows[list(arguments.package.features)])
     found: dict[str, Any] = {}
     if arguments.champion and all(check.passed for check in checks):
-        rival = _champion_scores(job, arguments.champion, split, holdout)[known.to_numpy()]
-        blocks = _blocks(rows[job.config.data.event_time], settings.block)
-        checks.append(_enough(blocks, settings.minimum_blocks))
-        found["champion"] = metrics.measure(settings.metrics, labels, rival)
-        if checks[-1].passed:
-            found["interval"] = compare(job, labels, scores, rival, blocks)
+        found = _against(job, arguments.champion, split, holdout, scores, checks)
     return Evaluation(
         metric=settings.metric,
         partition=split.holdout.partition,
@@ -54,6 +50,23 @@ def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
         verdict=Verdict(subject=f"evaluation on {split.holdout.partition}", checks=tuple(checks)),
         **found,
     )
+
+
+def _against(
+    job: Job, champion: ModelVersion, split: Split, holdout: Any, scores: Any, checks: list[Check]
+) -> dict[str, Any]:
+    """What the champion makes of the holdout, and the gain over it; adds what was checked to `checks`."""
+    known, settings = holdout[LABEL].notna().to_numpy(), job.config.evaluation
+    try:
+        rival = _champion_scores(job, champion, split, holdout)[known]
+    except DataError as error:
+        checks.append(could_not_run("champion_scores", str(error), subject=f"version {champion.version}"))
+        return {}
+    labels = holdout[LABEL].to_numpy()[known]
+    blocks = _blocks(holdout[job.config.data.event_time][known], settings.block)
+    checks.append(_enough(blocks, settings.minimum_blocks))
+    measured = {"champion": metrics.measure(settings.metrics, labels, rival)}
+    return measured | ({"interval": compare(job, labels, scores, rival, blocks)} if checks[-1].passed else {})
 
 
 def compare(job: Job, labels: Any, scores: Any, rival: Any, blocks: Any) -> Interval:
@@ -122,5 +135,5 @@ def _champion_scores(job: Job, champion: ModelVersion, split: Split, holdout: An
     if work.inputs is None:
         raise AssertionError("an accepted partition has inputs")
     key = job.config.data.key
-    built = build(own, work.inputs, work.history).set_index(key).loc[holdout[key]]
+    built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[holdout[key]]
     return _scores(own, champion.package, built)

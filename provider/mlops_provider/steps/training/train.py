@@ -70,7 +70,14 @@ def save_split(job: Job, split: Split) -> SplitRef:
     value = split.model_dump(mode="json")
     file = job.storage.write_json(job.under("splits", f"{digest(value)[:32]}.json"), value)
     names = [version.partition for version in split.fit]
-    return SplitRef(file=file, holdout=split.holdout.partition, first=names[0], last=names[-1], partitions=len(names))
+    return SplitRef(
+        file=file,
+        holdout=split.holdout.partition,
+        first=names[0],
+        last=names[-1],
+        partitions=len(names),
+        until=split.holdout.last,
+    )
 
 
 def load_split(job: Job, ref: SplitRef) -> Split:

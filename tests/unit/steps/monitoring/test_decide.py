@@ -141,7 +141,7 @@ def test_periodic_counts_newly_labelled_partitions(tmp_path: Path, every: int, e
         ([BAD, GOOD, GOOD], BAD, {"windows": 3, "violations": 2}, False),
         ([BAD, BAD], GOOD, {"windows": 3, "violations": 2}, False),
         ([GOOD], BAD, {"windows": 3, "violations": 2}, False),
-        ([ERROR], ERROR, {"windows": 3, "violations": 2}, True),
+        ([ERROR], ERROR, {"windows": 3, "violations": 2}, False),
         ([BAD, BAD, BAD], BAD, {"windows": 2, "violations": 2}, True),
         ([], GOOD, {}, False),
     ],

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mlops_provider.checks import Verdict, could_not_run
-from mlops_provider.config import Bounds
 from mlops_provider.ledger import Ledger, Record
+from mlops_provider.sections import Bounds
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import Evaluation, Interval, Judged, ModelVersion
 from mlops_provider.steps.release import gate as gates

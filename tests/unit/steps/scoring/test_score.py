@@ -173,3 +173,22 @@ def test_torn_inputs_are_named(ready: World) -> None:
     with pytest.raises(DataError, match=rf"{DAY}/inputs\.parquet is no readable parquet"):
         scored(ready)
     assert manifest(ready.job(), DAY) is None
+
+
+def test_rows_of_another_day_are_neither_scored_nor_accepted(champion: World) -> None:
+    champion.deliver(DAYS[3])
+    for what in ("inputs", "labels"):
+        champion.file(DAYS[3], what).write_bytes(champion.file(DAYS[0], what).read_bytes())
+    champion.loops().drain()
+    assert plan.State(champion.job()).scored == []
+    (refused,) = [r for r in champion.records("data") if r.outcome == "refused"]
+    assert "do not belong to the partition" in refused.reason
+
+
+def test_rows_that_the_version_has_seen_are_not_scored_under_the_next_day(champion: World) -> None:
+    champion.deliver(DAYS[3], what=("inputs",))
+    late = pd.read_parquet(champion.file(DAYS[2], "inputs")).tail(100)
+    champion.rewrite(DAYS[3], "inputs", lambda frame: pd.concat([late, frame]))
+    (work,) = plan.score(champion.job())
+    with pytest.raises(DataError, match="has seen data until"):
+        call(champion.job(), "score", work=work)
