@@ -21,6 +21,7 @@ from mlops_provider.steps.training.train import load_split, save_split
 from tests.support.tiny import DAYS, World, call, outcome
 
 HOLDOUT = DAYS[2]
+BAGGED = {"params": {"bagging_fraction": 0.5, "bagging_freq": 1}}  # draws rows by their place
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -47,6 +48,7 @@ def test_the_same_data_make_the_same_trees(accepted: World) -> None:
 
 
 def test_the_order_of_rows_does_not_matter(accepted: World) -> None:
+    accepted.configure(training=BAGGED)
     first = trained(accepted)
     redelivered(accepted, shuffled)
     second = trained(accepted)
@@ -55,7 +57,7 @@ def test_the_order_of_rows_does_not_matter(accepted: World) -> None:
 
 
 def test_the_order_of_rows_does_not_matter_where_keys_return_every_day(delivered: World) -> None:
-    delivered.configure(training={"params": {"bagging_fraction": 0.5, "bagging_freq": 1}})
+    delivered.configure(training=BAGGED)
     for day in DAYS[:3]:
         for what in ("inputs", "labels"):
             delivered.rewrite(day, what, lambda frame: frame.assign(id=frame["id"].str[-5:]))
