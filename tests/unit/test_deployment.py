@@ -9,7 +9,7 @@ from mlops_provider.exceptions import ConfigError
 
 
 def deployment(**values: str) -> Deployment:
-    return Deployment(**{"artifact_root": "s3://bucket/root/", "data_root": "s3://bucket/data", **values})  # type: ignore[arg-type]
+    return Deployment(**{"artifact_root": "s3://bucket/place/", "data_root": "s3://bucket/data", **values})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_relative_sources_lie_under_the_data_root(uri: str, expected: str) -> No
 
 
 def test_artifacts_lie_under_the_artifact_root() -> None:
-    assert deployment().under("ledger", "tiny") == "s3://bucket/root/ledger/tiny"
+    assert deployment().under("ledger", "tiny") == "s3://bucket/place/ledger/tiny"
 
 
 @pytest.mark.parametrize("values", [{"environment": "../prod"}, {"environment": "Prod"}, {"registry_prefix": "a/b"}])
