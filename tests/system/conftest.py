@@ -97,8 +97,9 @@ class Follower:
 
     def task(self, loop: str, task_id: str, state: str) -> dict[str, Any] | None:
         """A task instance of the model in this state, if there is one."""
-        found = self.site.api.task_instances("~", "~", dag_ids=[f"{self.name}.{loop}"], state=[state])
-        return next((task for task in found if task["task_id"] == task_id), None)
+        wanted = (f"{self.name}.{loop}", task_id)
+        found = self.site.api.task_instances("~", "~", state=[state])
+        return next((task for task in found if (task["dag_id"], task["task_id"]) == wanted), None)
 
     def log(self, run: dict[str, Any]) -> str:
         tasks = self.site.api.task_instances(run["dag_id"], run["dag_run_id"])
