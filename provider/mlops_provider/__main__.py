@@ -134,7 +134,7 @@ def _replayed(root: Path, options: Any) -> int:
         pass
     found = report.story(job)
     faults = report.broken(found)
-    print(json.dumps(report.as_json(found), indent=1) if quiet else f"\n{report.render(found)}")
+    print(json.dumps(report.as_json(found, faults), indent=1) if quiet else f"\n{report.render(found)}")
     if not quiet:
         print(f"\n{time.monotonic() - began:.0f} s; ledger, predictions and reports: {deployment.artifact_root}")
         print("".join(f"BROKEN: {fault}\n" for fault in faults), end="")
@@ -194,8 +194,9 @@ def _job(options: Any, deployment: Deployment) -> Job:
 def _status(options: Any) -> int:
     job = _job(options, from_environment())
     found = report.story(job)
-    print(json.dumps(report.as_json(found), indent=1) if options.json else report.render(found))
-    return 1 if report.broken(found, promotion=False) else 0
+    faults = report.broken(found, promotion=False)
+    print(json.dumps(report.as_json(found, faults), indent=1) if options.json else report.render(found))
+    return 1 if faults else 0
 
 
 def _validate(options: Any) -> int:

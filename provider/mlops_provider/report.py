@@ -136,6 +136,6 @@ def _aligned(row: Iterable[str], widths: list[int]) -> str:
     return "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]).rstrip()
 
 
-def as_json(told: Story) -> dict[str, Any]:
-    """The story and what is broken in it, as JSON."""
-    return told.model_dump(mode="json") | {"broken": broken(told)}
+def as_json(told: Story, faults: list[str]) -> dict[str, Any]:
+    """The story and what was found broken in it, as JSON."""
+    return told.model_dump(mode="json") | {"broken": faults}

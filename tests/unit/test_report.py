@@ -92,7 +92,8 @@ def test_the_table_is_aligned_and_complete(lapped: World) -> None:
 
 
 def test_the_story_as_json(lapped: World) -> None:
-    found = json.loads(json.dumps(report.as_json(report.story(lapped.job()))))
+    told = report.story(lapped.job())
+    found = json.loads(json.dumps(report.as_json(told, report.broken(told))))
     assert (found["model"], found["broken"], len(found["lines"])) == ("tiny", [], len(DAYS))
 
 
