@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,9 +14,10 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError, IntegrityError
+from mlops_provider.exceptions import DataError, IntegrityError, Transient
 
 Options = Mapping[str, Any]
+_CONFLICT_PAUSES = (0.1, 0.4, 1.6, 6.4)
 
 
 class Artifact(Frozen):
@@ -96,17 +98,25 @@ class Storage:
 
         The one compare-and-set of the house. On local files the content is complete before the name appears
         (a hard link fails if the name is taken); on S3 it is a put with ``If-None-Match: *``.
+
+        :raises Transient: if other writers keep putting the same object and none of them is done.
         """
         fs, path = self.filesystem(uri)
         if self.is_local(uri):
             return _link_new(Path(path), content)
-        try:
-            fs.pipe_file(path, content, mode="create")
-        except OSError as error:
-            if isinstance(error, FileExistsError) or _taken(error):
-                return False
-            raise
-        return True
+        for pause in _CONFLICT_PAUSES:
+            try:
+                fs.pipe_file(path, content, mode="create")
+            except OSError as error:
+                if isinstance(error, FileExistsError) or _refusal(error) == "PreconditionFailed":
+                    return False
+                if _refusal(error) != "ConditionalRequestConflict":
+                    raise
+                # Another put of this name is under way and may yet fail: only a second look can tell.
+                time.sleep(pause)
+            else:
+                return True
+        raise Transient(f"{uri}: other writers were putting this object {len(_CONFLICT_PAUSES)} times in a row")
 
     def write(self, uri: str, content: bytes) -> Artifact:
         """Writes or replaces the file: a reader sees the old content or the new one, never a part."""
@@ -192,10 +202,10 @@ def join(root: str, *parts: str) -> str:
     return "/".join((root.rstrip("/"), *(part.strip("/") for part in parts)))
 
 
-def _taken(error: OSError) -> bool:
-    """Whether S3 refused a put because there is an object of that name, or because another one was being put there."""
+def _refusal(error: OSError) -> str:
+    """S3's own code for why it refused a put; empty if it said none."""
     answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
+    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def _temporary(target: Path, content: bytes) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_provider.exceptions import DataError, IntegrityError
+from mlops_provider.exceptions import DataError, IntegrityError, Transient
 from mlops_provider.storage import Artifact, Storage, canonical_json, digest, join
 from tests.support.workers import content, create_many, together
 
@@ -107,6 +107,40 @@ def test_a_file_written_a_moment_ago_is_listed(storage: Storage, tmp_path: Path)
         storage.write(str(tmp_path / str(number)), b"")
         assert len(storage.names(str(tmp_path))) == number + 1
         assert len(storage.glob(str(tmp_path / "*"))) == number + 1
+
+
+class BusyStore:
+    """Answers puts as S3 does while another put of the same name is under way."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    def pipe_file(self, path: str, content: bytes, mode: str) -> None:
+        if self.answers and (code := self.answers.pop(0)):
+            cause = RuntimeError()
+            cause.response = {"Error": {"Code": code}}  # type: ignore[attr-defined]
+            raise OSError(code) from cause
+
+
+@pytest.mark.parametrize(
+    ("answers", "created"),
+    [(["ConditionalRequestConflict", "PreconditionFailed"], False), (["ConditionalRequestConflict", ""], True)],
+)
+def test_a_put_under_way_is_looked_at_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, answers: list[str], created: bool
+) -> None:
+    busy = BusyStore(*answers)
+    monkeypatch.setattr(Storage, "filesystem", lambda *_: (busy, "bucket/name"))
+    assert storage.create("s3://bucket/name", b"") is created
+    assert not busy.answers
+
+
+def test_a_put_that_stays_under_way_is_worth_a_retry(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlops_provider.storage.time.sleep", lambda _: None)
+    busy = BusyStore(*["ConditionalRequestConflict"] * 9)
+    monkeypatch.setattr(Storage, "filesystem", lambda *_: (busy, "bucket/name"))
+    with pytest.raises(Transient, match="s3://bucket/name"):
+        storage.create("s3://bucket/name", b"")
 
 
 def test_options_go_by_protocol(tmp_path: Path) -> None:

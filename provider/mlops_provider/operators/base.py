@@ -135,7 +135,7 @@ class StepOperator(BaseOperator):
                 code=self.code_ref(context),
                 deployment=deployment(context),
                 arguments=arguments,
-                force=_truth(self.force),
+                force=truth(self.force),
             )
         )
         log.info("%s: %s", step, "reused" if outcome.reused else f"{outcome.seconds:.2f} s")
@@ -195,7 +195,8 @@ class StepOperator(BaseOperator):
                 context["outlet_events"][outlet].extra = extra
 
 
-def _truth(value: Any) -> bool:
+def truth(value: Any) -> bool:
+    """Whether a flag is set, also if a template has made text of it."""
     return str(value).lower() in ("true", "1")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from mlops_provider.operators.base import StepOperator
+from mlops_provider.operators.base import StepOperator, truth
 
 
 class TrainModelOperator(StepOperator):
@@ -27,7 +27,7 @@ class TrainModelOperator(StepOperator):
 
     def run(self, context: Context) -> Any:
         arguments = {"split": self.whole(self.work)["split"], "drill": self.drill or None}
-        if str(self.force).lower() == "true":
+        if truth(self.force):
             arguments["repeat"] = context["run_id"]
         return self.run_step(context, self.step, arguments)
 

@@ -72,7 +72,8 @@ def build(job: Job, partition: str, inputs: Artifact, history: Mapping[str, Arti
 
     The features function sees the declared columns only, and for each row the moment at which its prediction is made.
 
-    :raises DataError: if inputs or features are not as model.yaml promises.
+    :raises DataError: if the inputs are not as model.yaml promises.
+    :raises ConfigError: if the features function raises, or returns something else than it must.
     """
     data = job.config.data
     rows = tables.frame(job.storage, inputs, data.columns)
@@ -128,11 +129,12 @@ def _checked(made: object, job: Job, rows: int, index: pd.Index[Any]) -> pd.Data
 
     where = f"{job.config.name}: {job.config.features.build}"
     if not isinstance(made, pd.DataFrame):
-        raise DataError(f"{where} returned {type(made).__name__}, expected a DataFrame")
+        raise ConfigError(f"{where} returned {type(made).__name__}, expected a DataFrame")
     if len(made) != rows or not made.index.equals(index):
-        raise DataError(f"{where} returned {len(made)} rows for {rows}, or another order: it must keep the rows")
+        raise ConfigError(f"{where} returned {len(made)} rows for {rows}, or another order: it must keep the rows")
     wanted = list(job.config.features.columns)
-    tables.require([str(c) for c in made.columns], wanted, where)
+    if missing := [column for column in wanted if column not in made.columns]:
+        raise ConfigError(f"{where} did not make the features that model.yaml names: {', '.join(missing)}")
     odd = [c for c in wanted if not (pd.api.types.is_numeric_dtype(made[c]) or pd.api.types.is_bool_dtype(made[c]))]
     if odd:
         raise DataError(f"{where}: features must be numeric, these are not: {', '.join(odd)}")

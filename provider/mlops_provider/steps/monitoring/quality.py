@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
@@ -64,8 +62,7 @@ def _joined(job: Job, arguments: QualityArguments) -> Any:
 def _interval(job: Job, known: Any) -> tuple[float, float]:
     """Interval of the primary metric under resampled time blocks."""
     settings = job.config.evaluation
-    times = known[job.config.data.event_time].dt.floor(parse_duration(settings.block))
-    blocks = np.unique(times.to_numpy(), return_inverse=True)[1]
+    blocks = metrics.time_blocks(known[job.config.data.event_time], parse_duration(settings.block))
     function = metrics.metric(settings.metric, known[LABEL].to_numpy(), known["score"].to_numpy())
     seed = job.config.training.seed
     values = metrics.resampled([function], blocks, resamples=settings.resamples, seed=seed)

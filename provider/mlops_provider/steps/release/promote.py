@@ -142,8 +142,10 @@ def _recorded(job: Job, version: ModelVersion, judged: Judged, *, again: bool) -
 
     def guard(records: tuple[Record, ...]) -> Record | None:
         decided = decision_on(records, version.version)
-        if decided and decided.kind == "promotion" and not again:
-            return decided
+        if decided and not again:
+            if decided.kind == "promotion":
+                return decided
+            raise Refused(f"version {version.version} was refused in the meantime: {decided.reason}")
         now = champion(records)
         return now if now and now.version == version.version else unchanged(records)
 
@@ -164,6 +166,12 @@ def _projected(job: Job, record: Record) -> Released:
     """Writes the decision through to the registry. The head of the ledger counts, should it have moved on."""
     repair(job)
     assert record.version is not None
+    now = champion(job.ledger.records())
+    if now and now.version != record.version:
+        log.warning(
+            "version %s was made champion by record %d; since record %d it is version %s",
+            *(record.version, record.number, now.number, now.version),
+        )
     return Released(
         version=record.version, previous=record.facts.get("champion"), record=record.number, reason=record.reason
     )

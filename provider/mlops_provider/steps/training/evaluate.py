@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
-from mlops_provider.exceptions import DataError
+from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL, build
@@ -33,14 +33,13 @@ def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
     """Measures the package on the holdout, and its gain over the champion with a paired bootstrap over time blocks."""
     split, settings = load_split(job, arguments.split), job.config.evaluation
     holdout = snapshot.read(job, split.holdout).to_pandas()
-    known = holdout[LABEL].notna()
-    rows = holdout[known]
+    rows = holdout[holdout[LABEL].notna()]
     labels = rows[LABEL].to_numpy()
     checks = [*_unseen(split, arguments), _classes(labels)]
     scores = _scores(job, arguments.package, rows[list(arguments.package.features)])
     found: dict[str, Any] = {}
     if arguments.champion and all(check.passed for check in checks):
-        found = _against(job, arguments.champion, split, holdout, scores, checks)
+        found = _against(job, arguments.champion, split, rows, scores, checks)
     return Evaluation(
         metric=settings.metric,
         partition=split.holdout.partition,
@@ -53,17 +52,17 @@ def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
 
 
 def _against(
-    job: Job, champion: ModelVersion, split: Split, holdout: Any, scores: Any, checks: list[Check]
+    job: Job, champion: ModelVersion, split: Split, rows: Any, scores: Any, checks: list[Check]
 ) -> dict[str, Any]:
-    """What the champion makes of the holdout, and the gain over it; adds what was checked to `checks`."""
-    known, settings = holdout[LABEL].notna().to_numpy(), job.config.evaluation
+    """What the champion makes of the labelled rows, and the gain over it; adds what was checked to `checks`."""
+    settings = job.config.evaluation
     try:
-        rival = _champion_scores(job, champion, split, holdout)[known]
-    except DataError as error:
+        rival = _champion_scores(job, champion, split, rows)
+    except (ConfigError, DataError) as error:  # the champion's own code may not fit what is delivered now
         checks.append(could_not_run("champion_scores", str(error), subject=f"version {champion.version}"))
         return {}
-    labels = holdout[LABEL].to_numpy()[known]
-    blocks = _blocks(holdout[job.config.data.event_time][known], settings.block)
+    labels = rows[LABEL].to_numpy()
+    blocks = metrics.time_blocks(rows[job.config.data.event_time], parse_duration(settings.block))
     checks.append(_enough(blocks, settings.minimum_blocks))
     measured = {"champion": metrics.measure(settings.metrics, labels, rival)}
     return measured | ({"interval": compare(job, labels, scores, rival, blocks)} if checks[-1].passed else {})
@@ -115,25 +114,19 @@ def _enough(blocks: Any, minimum: int) -> Check:
     return could_not_run("time_blocks", f"the holdout spans {count} time blocks, at least {minimum} are needed")
 
 
-def _blocks(times: Any, width: str) -> Any:
-    """Block number of each row, 0 to n-1 without gaps."""
-    starts = times.dt.floor(parse_duration(width))
-    return np.unique(starts.to_numpy(), return_inverse=True)[1]
-
-
 def _scores(job: Job, package: Package, features: Any) -> Any:
     scorer = Scorer.of(package, job.storage, threads=job.config.scoring.resources.cpu)
     return scorer.score(features[list(package.features)].to_numpy())
 
 
-def _champion_scores(job: Job, champion: ModelVersion, split: Split, holdout: Any) -> Any:
+def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) -> Any:
     """The champion's scores of the holdout rows, with features built by the champion's own code."""
     own = job.with_code(champion.package.code)
     if own.model.code_hash == job.model.code_hash and own.config.features == job.config.features:
-        return _scores(job, champion.package, holdout)
+        return _scores(job, champion.package, rows)
     work = split.holdout_work
     if work.inputs is None:
         raise AssertionError("an accepted partition has inputs")
     key = job.config.data.key
-    built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[holdout[key]]
+    built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[rows[key]]
     return _scores(own, champion.package, built)

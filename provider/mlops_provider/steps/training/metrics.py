@@ -6,6 +6,7 @@ say) are drawn with replacement instead, the same blocks for both models (Kuensc
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,6 +66,14 @@ def measure(names: Iterable[str], labels: Array, scores: Array) -> dict[str, flo
     """The named metrics, every row counting once."""
     weights = np.ones(len(labels))
     return {name: metric(name, labels, scores)(weights) for name in names}
+
+
+def time_blocks(times: Any, width: dt.timedelta) -> Array:
+    """Block number of each row, 0 to n-1 without gaps.
+
+    :param times: event times, a pandas Series of timestamps [n].
+    """
+    return np.unique(times.dt.floor(width).to_numpy(), return_inverse=True)[1]
 
 
 def resampled(

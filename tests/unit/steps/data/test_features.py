@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_provider.exceptions import DataError, MlopsError
+from mlops_provider.exceptions import ConfigError, DataError, MlopsError
 from mlops_provider.storage import Storage
 from tests.support.tiny import DAYS, World, call, feed
 
@@ -172,18 +172,25 @@ def test_event_times_of_any_zone_become_utc(delivered: World, zone: str) -> None
         (f"{MADE}\nreturn made.iloc[::-1]", "another order"),
         (f"{MADE}\nreturn made.sort_values('a')", "another order"),
         (f"{MADE}\nreturn made.set_index(rows['id'])", "must keep the rows"),
-        (f"{MADE}\nreturn made.assign(a='text')", "must be numeric, these are not: a"),
-        (f"{MADE}\nreturn made.assign(a=as_of)", "must be numeric, these are not: a"),
-        (f"{MADE}\nreturn made.drop(columns='height')", "lacks the column 'height'"),
+        (f"{MADE}\nreturn made.drop(columns='height')", "did not make the features that model.yaml names: height"),
         (f"{MADE}\nreturn made.to_numpy()", "returned ndarray, expected a DataFrame"),
         ("return None", "returned NoneType, expected a DataFrame"),
     ],
 )
-def test_what_the_function_returns_is_checked(delivered: World, body: str, expected: str) -> None:
+def test_a_result_of_the_wrong_shape_is_a_fault_of_the_code(delivered: World, body: str, expected: str) -> None:
     write_features(delivered, body)
+    with pytest.raises(ConfigError) as error:
+        built(delivered)
+    assert "features.py:build" in str(error.value)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["'text'", "as_of"])
+def test_values_that_are_no_numbers_are_a_fault_of_the_data(delivered: World, value: str) -> None:
+    write_features(delivered, f"{MADE}\nreturn made.assign(a={value})")
     message = refused(delivered)
     assert "features.py:build" in message
-    assert expected in message
+    assert "must be numeric, these are not: a" in message
 
 
 def test_a_function_that_raises_is_named(delivered: World) -> None:

@@ -69,6 +69,16 @@ def test_what_the_gate_refused_is_not_promoted(challenger: World) -> None:
     assert (champion(challenger), alias(challenger)) == (1, 1)
 
 
+def test_a_verdict_that_a_refusal_overtook_promotes_nobody(challenger: World) -> None:
+    version = challenger.versions()[1]
+    early = judged(challenger, version)
+    challenger.configure(gates={"min_gain": 0.2})
+    assert not judged(challenger, version).promote
+    with pytest.raises(Refused, match="version 2 was refused in the meantime: no proven gain"):
+        promote(challenger, version, early)
+    assert (champion(challenger), alias(challenger)) == (1, 1)
+
+
 def test_a_kill_between_record_and_alias_is_repaired(challenger: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(registry, "point_champion", kill)
