@@ -40,7 +40,7 @@ unit: install
 	$(BIN)/pytest tests/unit -n 2
 
 integration: install
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile
 
 system: install
 	$(BIN)/pytest tests/system

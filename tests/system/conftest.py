@@ -89,7 +89,7 @@ class Follower:
             failed = [run for run in self.site.api.runs(state=["failed"]) if run["dag_id"].startswith(f"{self.name}.")]
             assert not failed, f"{self.name}: {what}: {self.log(failed[0])[-3_000:]}"
             assert time.monotonic() < deadline, f"{self.name}: {what} was not reached in {PATIENCE:.0f} s"
-            time.sleep(1.0)
+            time.sleep(0.5)
         return found
 
     def runs(self, loop: str, **filters: Any) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def _include(include: Path) -> Path:
             }
         }
         if name == "slow":
-            changes["training"] = {"rounds": 20_000}
+            changes["training"] = {"rounds": 12_000}
         write_model(include, name=name, **changes)
     shutil.copytree(REPOSITORY / "include" / "models" / "flight_delays", include / "models" / "flight_delays")
     variant = {

@@ -55,10 +55,10 @@ def test_rollback_goes_back_and_the_drill_is_refused_as_harmful(site: Site) -> N
 
 def test_many_events_lead_to_the_same_as_events_one_by_one(site: Site) -> None:
     waits, burst, busy = (site.model(name) for name in ("waits", "burst", "busy"))
-    for day in DAYS:
-        waits.live(day)
     _post_at_once(burst)
     _post_while_running(busy)
+    for day in DAYS:
+        waits.live(day)
     for model in (burst, busy):
         model.settle(DAYS[-1])
     expected = _outcome(waits)
