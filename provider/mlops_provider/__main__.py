@@ -40,8 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mlops_provider").setLevel(logging.WARNING if options.json else logging.INFO)
     try:
-        return int(options.command(options))
-    except MlopsError as error:
+        status = int(options.command(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered must not raise once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MlopsError, OSError) as error:
         print(f"mlops {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
         if options.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))

@@ -14,7 +14,21 @@ from mlops_provider.exceptions import ConfigError
 Sources = list[tuple[Path, str]]
 """The files of a configuration with their texts, the one that wins first."""
 # The loader in C reads a file in 1 ms instead of 20: every parse of a DAG file reads all of them.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_LOADER):  # type: ignore[misc]
+    """Refuses a key that is given twice in one place: YAML's readers take the last one and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                known.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def merged(path: Path, environment: str, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Sources]:
@@ -56,9 +70,12 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, Loader=_LOADER)
+        values = yaml.load(text, Loader=_Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
+    except yaml.MarkedYAMLError as error:
+        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise ConfigError(f"{place}: cannot be read as YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):

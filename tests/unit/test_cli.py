@@ -120,6 +120,22 @@ def test_run_fails_with_what_the_step_says(mlops: Terminal, delivered: World, as
     assert (done.status, done.json["error"]) == (1, "IntegrityError")
 
 
+def test_run_says_where_it_cannot_write(mlops: Terminal, asked: Path, tmp_path: Path) -> None:
+    tmp_path.joinpath("file").touch()
+    done = mlops("run", "build_features", "--request", asked, "--result", tmp_path / "file" / "result.json")
+    assert done.status == 1
+    assert str(tmp_path / "file") in done.err
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    code = "import sys; from mlops_provider.__main__ import main; sys.exit(main(['schema']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_run_prints_json_and_nothing_else(delivered: World, tmp_path: Path) -> None:
     job, work = delivered.job(), delivered.work(DAY)
     table = call(job, "build_features", work=work).table

@@ -100,6 +100,15 @@ def test_an_unknown_key_is_refused_with_its_line(tmp_path: Path, place: tuple[st
     assert f"model.yaml:{line_of(directory / 'model.yaml', 'roundz')}: {key}: unknown key" in told(directory)
 
 
+def test_a_key_given_twice_is_refused_with_its_second_line(tmp_path: Path) -> None:
+    directory = write_model(tmp_path)
+    file = directory / "model.yaml"
+    text = file.read_text()
+    file.write_text(f"{text}owner: another\n")
+    assert f"model.yaml:{text.count(chr(10)) + 1}: " in told(directory)
+    assert "the key 'owner' is given twice" in told(directory)
+
+
 @pytest.mark.parametrize("missing", ["owner", "data", "gates", "monitoring", "features"])
 def test_a_missing_section_is_named(tmp_path: Path, missing: str) -> None:
     assert f": {missing}: is missing" in told(write_model(tmp_path, **{missing: None}))
