@@ -45,7 +45,7 @@ os.environ |= _SETTINGS
 (HOME / "no-dags").mkdir()
 
 from tests.integration.house import House  # noqa: E402
-from tests.integration.servers import MlflowServer  # noqa: E402
+from tests.integration.servers import MlflowServer, Options, S3Server  # noqa: E402
 
 Houses = Callable[..., House]
 
@@ -93,3 +93,19 @@ def houses(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 def house(houses: Houses, request: pytest.FixtureRequest) -> House:
     """An installation of the test's own."""
     return houses(request.node.name.split("[")[0][:50])
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def options(s3_server: S3Server) -> Options:
+    """Fsspec's options for a real S3 server."""
+    return s3_server.options

@@ -11,21 +11,39 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from mlops_provider.storage import Storage
+
+Options = dict[str, dict[str, Any]]
+_S3_PORTS = (
+    *(f"-{server}.port{kind}" for server in ("master", "volume", "filer", "s3", "admin") for kind in ("", ".grpc")),
+    "-s3.port.iceberg",
+    "-s3.port.lance",
+)
 
 
-def free_port() -> int:
-    """A loopback port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Loopback ports on which nothing listens now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class MlflowServer:
-    """An MLflow server on SQLite."""
+    """An MLflow server on SQLite.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    :param artifacts: where it keeps artifacts: a folder of its own if None.
+    :param extra: further environment, for instance the keys to its artifacts.
+    """
+
+    def __init__(self, folder: Path, artifacts: str | None = None, extra: Mapping[str, str] | None = None) -> None:
+        self.folder, (self.port,) = folder, free_ports(1)
+        self._artifacts, self._extra = artifacts or str(folder / "artifacts"), dict(extra or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,8 +54,8 @@ class MlflowServer:
         """Starts the server and does not wait for it."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        command += ["--artifacts-destination", self._artifacts]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self._extra}
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
@@ -67,6 +85,52 @@ class MlflowServer:
         tail = (self.folder / "server.log").read_text()[-2000:]
         self.stop()
         raise RuntimeError(f"the MLflow server did not come up:\n{tail}")
+
+
+class S3Server:
+    """SeaweedFS with a bucket `mlops`, on loopback alone.
+
+    :ivar options: fsspec's options to reach it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, ports = folder, dict(zip(_S3_PORTS, free_ports(len(_S3_PORTS)), strict=True))
+        self.url = f"http://127.0.0.1:{ports['-s3.port']}"
+        self.options: Options = {"s3": {"key": "test", "secret": "secret", "endpoint_url": self.url}}
+        command = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}"]
+        command += [
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-master.telemetry=false",
+        ]
+        command += [f"{name}={port}" for name, port in ports.items()]
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret", "S3_BUCKET": "mlops"}
+        with (folder / "log.txt").open("w") as log:
+            self._process = subprocess.Popen(command, env=os.environ | keys, stdout=log, stderr=log, cwd=folder)
+
+    def wait(self) -> None:
+        """Waits until a file can be written."""
+        problem: Exception | None = None
+        for _ in range(120):
+            if self._process.poll() is not None:
+                break
+            try:
+                Storage(self.options).write("s3://mlops/ready", b"ready")
+                return
+            except Exception as error:
+                problem = error
+                time.sleep(0.25)
+        raise RuntimeError(f"{problem}\n{(self.folder / 'log.txt').read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _signal(leader: subprocess.Popen[bytes], what: signal.Signals) -> None:

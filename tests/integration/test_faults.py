@@ -20,7 +20,7 @@ from mlops_provider.exceptions import ConfigError
 from mlops_provider.hooks.mlflow import MlflowHook
 from mlops_provider.ledger import Record
 from tests.integration.house import REPOSITORY, House, Run, deliver_tiny, parsed, stored
-from tests.integration.servers import MlflowServer, free_port
+from tests.integration.servers import MlflowServer, free_ports
 from tests.support.tiny import DAYS, write_model
 
 Houses = Callable[..., House]
@@ -51,7 +51,7 @@ def registered(house: House) -> House:
 
 
 def dead_url() -> str:
-    return f"http://127.0.0.1:{free_port()}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 # --- requests ------------------------------------------------------------------------------------------------------

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,68 +15,9 @@ from mlops_provider.modelcode import pack, unpack
 from mlops_provider.steps import plan, tables
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
+from tests.integration.servers import Options
 from tests.support.tiny import DAYS, call, feed, write_model
 from tests.support.workers import append_many, content, create_many, together
-
-Options = dict[str, dict[str, Any]]
-PORTS = (
-    *(f"-{server}.port{kind}" for server in ("master", "volume", "filer", "s3", "admin") for kind in ("", ".grpc")),
-    "-s3.port.iceberg",
-    "-s3.port.lance",
-)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-@pytest.fixture(scope="session")
-def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Options]:
-    """SeaweedFS with a bucket `mlops`, on loopback alone; fsspec's options to reach it."""
-    folder, ports = tmp_path_factory.mktemp("s3"), dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    command = [
-        str(Path(sys.executable).with_name("weed")),
-        "mini",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-webdav=false",
-        "-admin.ui=false",
-        "-master.telemetry=false",
-        *(f"{name}={port}" for name, port in ports.items()),
-    ]
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret", "S3_BUCKET": "mlops"}
-    log = folder / "log.txt"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=os.environ | keys, stdout=out, stderr=out, cwd=folder)
-    found = {"key": "test", "secret": "secret", "endpoint_url": f"http://127.0.0.1:{ports['-s3.port']}"}
-    try:
-        _wait(server, {"s3": found}, log)
-        yield {"s3": found}
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _wait(server: subprocess.Popen[bytes], options: Options, log: Path) -> None:
-    problem: Exception | None = None
-    for _ in range(120):
-        assert server.poll() is None, log.read_text()[-3000:]
-        try:
-            Storage(options).write("s3://mlops/ready", b"ready")
-            return
-        except Exception as error:
-            problem = error
-            time.sleep(0.25)
-    raise AssertionError(f"{problem}\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture
