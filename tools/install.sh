@@ -13,4 +13,10 @@ echo "Installing the pinned packages into $venv (a few minutes the first time)"
     echo "uv could not install; trying pip, which is slower"
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all]' --group dev
 }
+# The wheels of LightGBM do not bring the OpenMP runtime that they need.
+"$venv/bin/python" -c 'import lightgbm' 2>/dev/null || {
+    echo "LightGBM cannot be loaded; most likely the OpenMP runtime is missing (Debian: apt-get install libgomp1):" >&2
+    "$venv/bin/python" -c 'import lightgbm' 2>&1 | tail -n 1 >&2
+    exit 1
+}
 "$venv/bin/python" -c 'import mlops_provider, airflow' && echo "Installed."
