@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
     parser.add_argument("command", choices=("run", "up"))
     parser.add_argument("--home", type=Path, default=REPOSITORY / ".demo", help="folder for everything that it writes")
-    parser.add_argument("--months", type=int, default=12, help="how many months to replay (default %(default)s)")
+    parser.add_argument("--months", type=int, help="how many months to replay (default: all there are)")
     options = parser.parse_args()
     try:
         return _run(options.home, options.months) if options.command == "run" else _up(options.home)
@@ -35,7 +35,7 @@ def main() -> int:
         return 1
 
 
-def _run(home: Path, months: int) -> int:
+def _run(home: Path, months: int | None) -> int:
     began = time.monotonic()
     print("Starting Airflow, MLflow and the data repository on 127.0.0.1", flush=True)
     with Services(home) as services, services.api() as api:

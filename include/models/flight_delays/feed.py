@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 ZONE = "America/New_York"
 MICROSECONDS = pa.timestamp("us", tz="UTC")
+REPORTED = pd.Timedelta(minutes=51)
 READINGS = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 
 INPUTS = pa.schema([
@@ -146,9 +147,13 @@ def _flight_ids(month: pd.DataFrame, partition: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _year_of_weather() -> pd.DataFrame:
-    """Every observation: origin, observed_at (UTC), READINGS (deg F, %, degrees, mph, inch, mbar, miles)."""
+    """Every observation: origin, observed_at (UTC), READINGS (deg F, %, degrees, mph, inch, mbar, miles).
+
+    The source names the hour alone. The airports report at 51 minutes past it, and what a row says about its hour
+    is known no earlier.
+    """
     table = pd.read_csv(_source("weather.csv"), usecols=["origin", "time_hour", *READINGS])
-    table["observed_at"] = pd.to_datetime(table["time_hour"], utc=True)
+    table["observed_at"] = pd.to_datetime(table["time_hour"], utc=True) + REPORTED
     return table.drop_duplicates(["origin", "observed_at"]).sort_values(["origin", "observed_at"])
 
 

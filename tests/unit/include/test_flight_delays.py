@@ -134,8 +134,20 @@ def test_the_id_names_the_local_departure_and_the_origin(inputs: pd.DataFrame) -
 def test_weather_begins_the_day_before_and_has_one_row_an_hour(history: Mapping[str, pd.DataFrame]) -> None:
     weather = history["weather"]
     assert not weather.duplicated(["origin", "observed_at"]).any()
-    assert weather["observed_at"].min() == pd.Timestamp("2013-01-31", tz="America/New_York")
-    assert weather["observed_at"].max() == pd.Timestamp("2013-02-28 23:00", tz="America/New_York")
+    assert weather["observed_at"].min() == pd.Timestamp("2013-01-31 00:51", tz="America/New_York")
+    assert weather["observed_at"].max() == pd.Timestamp("2013-02-28 23:51", tz="America/New_York")
+
+
+def test_the_weather_of_an_hour_is_known_when_it_is_reported_and_not_before(
+    history: Mapping[str, pd.DataFrame],
+) -> None:
+    source = pd.read_csv(feed._source("weather.csv"), usecols=["origin", "time_hour", "temp", "pressure"])
+    hour = pd.to_datetime(source["time_hour"], utc=True)
+    weather = history["weather"].assign(hour=lambda table: table["observed_at"].dt.floor("h"))
+    both = weather.merge(source.assign(hour=hour), on=["origin", "hour"], suffixes=("", "_of_the_source"))
+    assert len(both) >= len(weather)
+    pd.testing.assert_series_equal(both["temp"], both["temp_of_the_source"], check_names=False)
+    assert (both["observed_at"] - both["hour"] == pd.Timedelta(minutes=51)).all()
 
 
 def test_delivering_again_changes_no_byte_and_rewrites_nothing(root: Path) -> None:
