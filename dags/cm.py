@@ -22,7 +22,7 @@ def cm(model: ModelDags) -> DAG:
             on_train=model.assets.retrain,
             on_wait=model.assets.decision,
             outlets=[model.outcome("decide")],
-            trigger_rule="none_failed",
+            trigger_rule="none_failed_min_one_success",
         )
         [drift, quality] >> decide
     return dag

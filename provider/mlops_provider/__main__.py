@@ -47,11 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; what is still buffered must not raise once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (MlopsError, OSError) as error:
+    except Exception as error:
+        if not _expected(error):
+            raise
         print(f"mlops {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
         if options.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         return 2 if isinstance(error, ConfigError | RequestError) else 1
+
+
+def _expected(error: Exception) -> bool:
+    """Whether it is an error of ours, of the file system or of S3; any other is a fault of the program, told in full."""
+    return isinstance(error, MlopsError | OSError) or type(error).__module__.startswith("botocore.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,6 +61,8 @@ class Loops:
 
     def cm(self) -> bool:
         work = plan.cm(self.job)
+        if work is None:
+            return False
         for predictions in work.drift:
             drift = self._run("drift", predictions.partition, predictions=predictions)
             self.job.storage.write_json(plan.drift_uri(self.job, drift.partition), drift.model_dump(mode="json"))

@@ -58,6 +58,14 @@ class Storage:
         fs, path = self.filesystem(uri)
         return bool(fs.exists(path))
 
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether the file is there in its full size; its content is verified when it is fetched."""
+        fs, path = self.filesystem(artifact.uri)
+        try:
+            return int(fs.info(path)["size"]) == artifact.size
+        except FileNotFoundError:
+            return False
+
     def open(self, uri: str) -> BinaryIO:
         """The file for reading.
 

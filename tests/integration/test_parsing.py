@@ -60,7 +60,7 @@ STRUCTURE: dict[str, dict[str, tuple[set[str], str, set[str]]]] = {
         "plan": (set(), "all_success", set()),
         "drift": ({"plan"}, "all_success", set()),
         "quality": ({"plan"}, "all_success", set()),
-        "decide": ({"plan", "drift", "quality"}, "none_failed", {"decide.outcome"}),
+        "decide": ({"plan", "drift", "quality"}, "none_failed_min_one_success", {"decide.outcome"}),
     },
     "ct": {
         "plan": (set(), "all_success", set()),

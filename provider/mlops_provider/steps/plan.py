@@ -201,13 +201,13 @@ def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
     return [_score_work(state, name) for name in due]
 
 
-def cm(job: Job) -> MonitorWork:
+def cm(job: Job) -> MonitorWork | None:
     """Drift of scored partitions, and the next decision, in the order of the data, if all that comes before it is settled."""
     state = State(job)
     fresh = [found for name in state.scored if not drift_done(job, name) and (found := manifest(job, name))]
     due = next((name for name in state.accepted if name > state.decided), None)
     if due is None or state.waits_for(due) or (state.scorable(due) and due not in state.scored):
-        return MonitorWork(drift=tuple(fresh))
+        return MonitorWork(drift=tuple(fresh)) if fresh else None
     found = manifest(job, due)
     return MonitorWork(drift=tuple(fresh), decide=due, quality=found, data=state.accepted[due])
 

@@ -80,6 +80,7 @@ class Trained(Frozen):
 
     :param model_hash: sha256 of the trees alone: equal for any number of threads.
     :param reference: a sample of the training features, for drift and parity.
+    :param environment: versions of what it was fitted with.
     """
 
     booster: Artifact
@@ -89,6 +90,7 @@ class Trained(Frozen):
     rows: int
     split: SplitRef
     drill: str | None = None
+    environment: dict[str, str]
 
 
 class Package(Frozen):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import logging
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +55,18 @@ STEPS = {
     "decide": "monitoring.decide",
 }
 
+_LIBRARIES = (
+    "dvc",
+    "evidently",
+    "great-expectations",
+    "lightgbm",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+)
 _XCOM_BYTES = 8 * 1024
 _REFERENCE = "mlops.artifact"
 
@@ -146,7 +160,7 @@ class Step(Generic[A, R]):
     def fingerprint(self, job: Job, arguments: A) -> str:
         """sha256 of all that shapes the result."""
         return digest({
-            "step": [self.name, source_version(self.function.__module__.split(".")[2])],
+            "step": [self.name, source_version(), libraries()],
             "model": job.config.name,
             "sections": job.config.sections(*self.sections),
             "code": job.model.code_hash if self.code else "",
@@ -192,12 +206,12 @@ class Step(Generic[A, R]):
             ) from error
 
     def _stored(self, job: Job, uri: str) -> Outcome | None:
-        """The stored outcome, unless a file that it names is gone."""
+        """The stored outcome, unless a file that it names is gone or cut short."""
         if not job.storage.exists(uri):
             return None
         outcome = Outcome.model_validate(job.storage.read_json(uri)).model_copy(update={"reused": True, "seconds": 0.0})
         result = self.result.model_validate(outcome.result)
-        return outcome if all(job.storage.exists(artifact.uri) for artifact in artifacts(result)) else None
+        return outcome if all(job.storage.holds(artifact) for artifact in artifacts(result)) else None
 
 
 def step(
@@ -219,12 +233,29 @@ def step(
 
 
 @lru_cache
-def source_version(room: str) -> str:
-    """The provider's version with a hash of the source of a room, so that a changed step does not answer with old results."""
+def source_version(*rooms: str) -> str:
+    """The provider's version with a hash of the source of the steps, so that a changed step does not answer with old results.
+
+    :param rooms: count only these rooms and what all of them share; every room if none is named.
+    """
     folder = Path(__file__).parent
-    files = sorted([*folder.glob("*.py"), *(folder / room).glob("*.py")])
+    files = sorted([*folder.glob("*.py"), *(p for room in rooms or ("*",) for p in folder.glob(f"{room}/*.py"))])
     source = hashlib.sha256(b"".join(path.read_bytes() for path in files))
     return f"{__version__}+{source.hexdigest()[:12]}"
+
+
+@lru_cache
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape what steps compute; empty for one that is not installed."""
+    python = {"python": ".".join(platform.python_version_tuple()[:2])}
+    return python | {name: _installed(name) for name in _LIBRARIES}
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def find(name: str) -> Step[Any, Any]:

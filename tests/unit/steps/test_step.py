@@ -87,12 +87,27 @@ def test_changed_code_computes(delivered: World) -> None:
 
 def test_a_changed_provider_computes(delivered: World, monkeypatch: pytest.MonkeyPatch) -> None:
     built(delivered.job(), delivered.work(DAY))
-    monkeypatch.setattr(steps, "source_version", lambda _: "0.1.0+another")
+    monkeypatch.setattr(steps, "source_version", lambda: "0.1.0+another")
     assert not built(delivered.job(), delivered.work(DAY)).reused
 
 
 def test_the_source_of_a_room_is_part_of_its_version() -> None:
     assert steps.source_version("data") != steps.source_version("training")
+
+
+def test_another_version_of_a_library_computes(delivered: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(delivered.job(), delivered.work(DAY))
+    monkeypatch.setattr(steps, "libraries", lambda: {"pandas": "another"})
+    assert not built(delivered.job(), delivered.work(DAY)).reused
+
+
+def test_a_table_cut_short_computes_again(delivered: World) -> None:
+    first = built(delivered.job(), delivered.work(DAY))
+    table = Path(first.result["table"]["uri"])
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1])
+    assert not built(delivered.job(), delivered.work(DAY)).reused
+    assert table.read_bytes() == whole
 
 
 def test_a_deleted_artifact_computes_again(delivered: World) -> None:

@@ -40,8 +40,10 @@ def promote(job: Job, arguments: PromoteArguments) -> Released:
     The record names the champion that the gate compared with. If that one is champion no longer, the gate judges again.
 
     :raises Refused: if the gate, asked again, refuses; or if the candidate is a drill.
+    :raises RequestError: if the verdict is about another version, or promotes although a check stands in the way.
     """
     version, judged = arguments.version, arguments.judged
+    _fits(version, judged)
     if version.drill:
         raise Refused(
             f"version {version.version} is a drill ({version.drill}): it is never promoted, whatever the gate says"
@@ -122,6 +124,15 @@ def _target(records: tuple[Record, ...], version: int | None) -> Record:
     if not found:
         raise RequestError(f"{missing}: nothing to roll back to")
     return found[-1]
+
+
+def _fits(version: ModelVersion, judged: Judged) -> None:
+    if judged.version != version.version:
+        raise RequestError(
+            f"the verdict is about version {judged.version}: it cannot promote version {version.version}"
+        )
+    if judged.promote and not judged.verdict.passed:
+        raise RequestError(f"the verdict on version {version.version} did not pass: {judged.verdict.reason()}")
 
 
 def _recorded(job: Job, version: ModelVersion, judged: Judged, *, again: bool) -> Record:

@@ -12,8 +12,8 @@ from mlops_provider.exceptions import ConflictError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
-from mlops_provider.steps.step import Job, step
-from mlops_provider.steps.training.train import environment, load_split
+from mlops_provider.steps.step import Job, libraries, step
+from mlops_provider.steps.training.train import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _save(job: Job, folder: Path, package: Package) -> None:
         Schema([TensorSpec(np.dtype(np.float32), (-1, 1), "score")]),
     )
     content = onnx.load_from_string(job.storage.fetch(package.onnx))
-    pins = [f"{name}=={environment()[name]}" for name in ("onnxruntime", "numpy")]
+    pins = [f"{name}=={libraries()[name]}" for name in ("onnxruntime", "numpy")]
     mlflow.onnx.save_model(content, str(folder), signature=signature, pip_requirements=pins)
     folder.joinpath("model.txt").write_bytes(job.storage.fetch(package.booster))
     folder.joinpath("package.json").write_bytes(canonical_json(package.model_dump(mode="json"), indent=1))
@@ -200,7 +200,7 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         },
         "code": job.model.ref.model_dump(mode="json") | {"code_hash": job.model.code_hash},
         "configuration": job.config.model_dump(mode="json"),
-        "environment": environment(),
+        "environment": trained.environment,
         "model_hash": trained.model_hash,
         "drill": trained.drill,
         "evaluation": arguments.evaluation.model_dump(mode="json"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import importlib.metadata
 import logging
-import platform
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +16,7 @@ from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.records import Split, SplitRef, Trained
-from mlops_provider.steps.step import Job, source_version, step
+from mlops_provider.steps.step import Job, libraries, source_version, step
 from mlops_provider.storage import digest
 
 log = logging.getLogger("mlops_provider")
@@ -62,6 +60,7 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
         rows=len(frame),
         split=arguments.split,
         drill=arguments.drill,
+        environment=environment(),
     )
 
 
@@ -108,11 +107,8 @@ def _shaping(job: Job) -> dict[str, Any]:
 
 def environment() -> dict[str, str]:
     """Versions of what shapes a model."""
-    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return found | {
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "airflow-provider-mlops": source_version("training"),
-    }
+    found = {name: libraries()[name] for name in ("python", *_LIBRARIES)}
+    return found | {"airflow-provider-mlops": source_version("data", "training")}
 
 
 def model_hash(text: str) -> str:

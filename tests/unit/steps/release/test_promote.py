@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlops_provider.checks import Check, Verdict
 from mlops_provider.exceptions import ConflictError, Refused, RequestError, Transient
 from mlops_provider.ledger import Ledger
 from mlops_provider.steps import plan, registry
@@ -77,6 +78,24 @@ def test_a_verdict_that_a_refusal_overtook_promotes_nobody(challenger: World) ->
     with pytest.raises(Refused, match="version 2 was refused in the meantime: no proven gain"):
         promote(challenger, version, early)
     assert (champion(challenger), alias(challenger)) == (1, 1)
+
+
+def test_the_verdict_on_another_version_promotes_nobody(challenger: World) -> None:
+    first, second = challenger.versions()
+    verdict = judged(challenger, second).model_copy(update={"version": first.version})
+    with pytest.raises(RequestError, match="the verdict is about version 1: it cannot promote version 2"):
+        promote(challenger, second, verdict)
+    assert champion(challenger) == 1
+
+
+def test_a_verdict_that_says_promote_over_a_failed_check_promotes_nobody(challenger: World) -> None:
+    version = challenger.versions()[1]
+    verdict = judged(challenger, version)
+    failed = Check(name="parity", passed=False, detail="made to fail")
+    broken = verdict.model_copy(update={"verdict": Verdict(subject="test", checks=(failed,))})
+    with pytest.raises(RequestError, match="did not pass: parity: made to fail"):
+        promote(challenger, version, broken)
+    assert champion(challenger) == 1
 
 
 def test_a_kill_between_record_and_alias_is_repaired(challenger: World, monkeypatch: pytest.MonkeyPatch) -> None:
