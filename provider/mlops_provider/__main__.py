@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mlops_provider import __version__, config, report
-from mlops_provider.config import ModelConfig
 from mlops_provider.deployment import Deployment, from_environment
 from mlops_provider.exceptions import ConfigError, MlopsError, RequestError
 from mlops_provider.modelcode import pack
@@ -225,7 +224,7 @@ def _validate(options: Any) -> int:
 
 
 def _schema(options: Any) -> int:
-    print(json.dumps(ModelConfig.model_json_schema(), indent=None if options.json else 1))
+    print(json.dumps(config.schema(), indent=None if options.json else 1))
     return 0
 
 

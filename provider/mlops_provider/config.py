@@ -84,7 +84,58 @@ def load(directory: str | Path, environment: str = "") -> ModelConfig:
         raise ConfigError(
             f"{path}: name: is {config.name!r}, must be the name of its directory, {Path(directory).name!r}"
         )
+    _files_exist(config, path)
     return config
+
+
+def _files_exist(config: ModelConfig, path: Path) -> None:
+    """The files that a model.yaml names lie in the model's directory, or in that of a model it extends."""
+    named = {
+        "features.build": config.features.build.split(":")[0],
+        "data.replay": (config.data.replay or "").split(":")[0],
+        "data.suites.raw": config.data.suites.raw,
+        "data.suites.features": config.data.suites.features,
+    }
+    folders = bases(path.parent)
+    for key, name in named.items():
+        if name and not any((folder / name).is_file() for folder in folders):
+            raise ConfigError(f"{path}: {key}: there is no file {name} in the model's directory")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of model.yaml, for editors: a whole model, or a variant, which names only what it changes."""
+    whole = ModelConfig.model_json_schema()
+    definitions = whole.pop("$defs")
+    changes = {f"{name}Changes": _optional(part) for name, part in definitions.items()}
+    variant = _optional(whole)
+    variant["properties"] = {"extends": _EXTENDS, **variant["properties"]}
+    variant |= {"title": "Variant", "required": ["extends", "name"]}
+    return {
+        "title": "model.yaml",
+        "$defs": {**definitions, **changes},
+        "if": {"required": ["extends"]},
+        "then": variant,
+        "else": whole,
+    }
+
+
+_EXTENDS = {
+    "type": "string",
+    "pattern": r"^\.\./[a-z][a-z0-9_]*/model\.yaml$",
+    "description": "The model.yaml of another model, which this one changes.",
+}
+
+
+def _optional(part: Any) -> Any:
+    """A part of a schema in which nothing is required, all the way down."""
+    if isinstance(part, dict):
+        kept = {
+            key: _optional(value) for key, value in part.items() if key != "required" or not isinstance(value, list)
+        }
+        if "$ref" in kept:
+            kept["$ref"] = f"{kept['$ref']}Changes"
+        return kept
+    return [_optional(item) for item in part] if isinstance(part, list) else part
 
 
 def validate(values: Mapping[str, Any], origin: str) -> ModelConfig:

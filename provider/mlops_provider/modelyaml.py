@@ -44,7 +44,10 @@ def merged(path: Path, environment: str, chain: tuple[Path, ...] = ()) -> tuple[
     sources: Sources = [(path, text)]
     if (extends := values.pop("extends", None)) is not None:
         base = path.parent / _base(extends, path)
-        inherited, more = merged(base, environment, (*chain, path))
+        try:
+            inherited, more = merged(base, environment, (*chain, path))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: extends {extends}, which cannot be used: {error}") from error
         if "name" not in values:
             raise ConfigError(f"{path}: name: a variant needs a name of its own (it extends {extends})")
         values, sources = _overlay(inherited, values), sources + more

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -48,10 +49,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Metric = Literal["auc", "log_loss", "brier"]
 
 
+_NUMBERS = (int, float, int | None, float | None)
+
+
 class Section(BaseModel):
     """A part of model.yaml; an unknown key is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: object, info: ValidationInfo) -> object:
+        """A number must be written as one: no ``yes`` for 1, no text with digits in it."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if wanted in _NUMBERS and isinstance(value, bool | str):
+            raise ValueError("must be a number")
+        return value
 
 
 class Label(Section):

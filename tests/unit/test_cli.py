@@ -285,7 +285,7 @@ def test_a_bad_environment_is_refused(
 
 def test_the_schema_is_json(mlops: Terminal) -> None:
     assert mlops("schema", "--json").json == mlops("schema").json
-    assert mlops("schema").json["title"] == "ModelConfig"
+    assert mlops("schema").json["title"] == "model.yaml"
 
 
 @pytest.fixture

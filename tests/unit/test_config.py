@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 from mlops_provider import config
-from mlops_provider.config import ModelConfig, load, load_all
+from mlops_provider.config import ModelConfig, load, load_all, schema
 from mlops_provider.exceptions import ConfigError, RequestError
 from tests.support.tiny import values, write_model
 
@@ -31,7 +32,10 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "change", "key", "expected"),
     [
-        ("training", {"rounds": "many"}, "training.rounds", "valid integer"),
+        ("training", {"rounds": "many"}, "training.rounds", "must be a number"),
+        ("training", {"rounds": "200"}, "training.rounds", "must be a number"),
+        ("training", {"seed": True}, "training.seed", "must be a number"),
+        ("gates", {"min_gain": "0.1"}, "gates.min_gain", "must be a number"),
         ("training", {"rounds": 0}, "training.rounds", "greater than or equal to 1"),
         ("training", {"engine": "xgboost"}, "training.engine", "'lightgbm'"),
         ("training", {"resources": {"cpu": 0}}, "training.resources.cpu", "greater than or equal to 1"),
@@ -302,7 +306,50 @@ def test_a_variant_of_nothing_names_the_file_that_is_missing(tmp_path: Path) -> 
     assert str(tmp_path / "models" / "tiny" / "model.yaml") in message
 
 
+def test_a_variant_of_a_bad_model_is_named_with_its_base(tmp_path: Path) -> None:
+    write_model(tmp_path).joinpath("model.yaml").write_text("name: [")
+    directory = variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller")
+    message = told(directory)
+    assert message.startswith(f"{directory.resolve() / 'model.yaml'}: extends ../tiny/model.yaml")
+    assert str(tmp_path / "models" / "tiny" / "model.yaml") in message
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("features.py", "features.build"), ("feed.py", "data.replay"), ("expectations/raw.json", "data.suites.raw")],
+)
+def test_a_file_that_is_named_and_not_there_is_refused(tmp_path: Path, file: str, key: str) -> None:
+    directory = write_model(tmp_path)
+    directory.joinpath(file).unlink()
+    assert f"{key}: there is no file {file}" in told(directory)
+
+
+def test_a_variant_uses_the_files_of_its_base(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    assert load(variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller")).name == "smaller"
+
+
 def test_the_schema_describes_every_section() -> None:
-    schema = ModelConfig.model_json_schema()
-    assert set(schema["properties"]) == set(ModelConfig.model_fields)
-    assert schema["additionalProperties"] is False
+    whole = schema()["else"]
+    assert set(whole["properties"]) == set(ModelConfig.model_fields)
+    assert whole["additionalProperties"] is False
+
+
+VARIANT = {"extends": "../tiny/model.yaml", "name": "smaller", "data": {"label": {"delay": "2d"}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (values(), ""),
+        (values(owner=None), "'owner' is a required property"),
+        (values(training={"roundz": 1}), "'roundz' was unexpected"),
+        (VARIANT, ""),
+        ({**VARIANT, "name": None}, "None is not of type 'string'"),
+        ({**VARIANT, "data": {"label": {"delai": "2d"}}}, "'delai' was unexpected"),
+        ({**VARIANT, "extends": "/etc/passwd"}, "does not match"),
+    ],
+)
+def test_an_editor_with_the_schema_sees_what_is_wrong(content: dict[str, Any], fault: str) -> None:
+    found = [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(content)]
+    assert [message for message in found if fault in message] if fault else found == []

@@ -54,8 +54,9 @@ def test_changed_content_makes_another_archive(directory: Path, tmp_path: Path, 
 
 
 def test_a_renamed_file_makes_another_archive(directory: Path, tmp_path: Path) -> None:
+    (directory / "notes.txt").touch()
     before = packed(directory, tmp_path)
-    (directory / "feed.py").rename(directory / "food.py")
+    (directory / "notes.txt").rename(directory / "other.txt")
     assert same(directory, tmp_path, before) == (False, False)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.checks import Frozen
 from mlops_provider.deployment import Deployment
-from mlops_provider.exceptions import ConflictError
+from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
@@ -18,6 +18,9 @@ from mlops_provider.storage import Artifact, canonical_json, digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+_ENVIRONMENT = "mlops.environment"
 
 
 class RegisterArguments(Frozen):
@@ -49,11 +52,11 @@ def register(job: Job, arguments: RegisterArguments) -> Registered:
     name = job.deployment.registered_name(job.config)
     lineage = _lineage(job, arguments)
     with registry.client(job) as mlflow:
+        _registered_model(mlflow, name, job)
         run_id = _claimed_run(job, mlflow, name, trained.fingerprint)
         existed = bool(registry.versions(mlflow, name, trained.fingerprint))
         if not existed:
             _log(job, mlflow, run_id, arguments, lineage)
-            _registered_model(mlflow, name, job)
         tags = _tags(arguments, job.deployment)
 
         def create() -> object:
@@ -165,11 +168,19 @@ def _save(job: Job, folder: Path, package: Package) -> None:
 def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
     from mlflow.exceptions import MlflowException
 
+    mine = job.deployment.environment
+    tags = {"mlops.owner": job.config.owner, _ENVIRONMENT: mine}
     try:
-        mlflow.create_registered_model(name, description=job.config.description, tags={"mlops.owner": job.config.owner})
+        mlflow.create_registered_model(name, description=job.config.description, tags=tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    theirs = mlflow.get_registered_model(name).tags.get(_ENVIRONMENT, mine)
+    if theirs != mine:
+        raise ConfigError(
+            f"the registered model {name} belongs to the environment {theirs!r}, this one is {mine!r}: they would move "
+            "each other's champion. Set [mlops] registry_prefix, so that each has names of its own."
+        )
 
 
 def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str]:
@@ -181,7 +192,7 @@ def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str
         "mlops.code": arguments.package.code.sha256,
         "mlops.fitted_on": f"{trained.split.first} to {trained.split.last}",
         "mlops.holdout": trained.split.holdout,
-        "mlops.environment": deployment.environment,
+        _ENVIRONMENT: deployment.environment,
     }
     return tags | ({"mlops.drill": trained.drill} if trained.drill else {})
 

@@ -261,6 +261,16 @@ def test_a_prefix_keeps_deployments_apart(trained: World) -> None:
     assert versions(trained) == []
 
 
+def test_two_environments_do_not_share_a_registered_model(trained: World) -> None:
+    register(trained, candidate(trained))
+    with pytest.raises(
+        ConfigError, match=r"tiny belongs to the environment 'local', this one is 'prod'.*registry_prefix"
+    ):
+        register(trained, candidate(trained), trained.job(environment="prod"))
+    register(trained, candidate(trained), trained.job(environment="prod", registry_prefix="prod."))
+    assert len(versions(trained)) == 1
+
+
 def test_a_drill_is_told_everywhere(trained: World) -> None:
     version = train(trained, trained.job(), drill="shuffled_labels")
     assert version.drill == "shuffled_labels"
