@@ -40,6 +40,8 @@ STEPS = {
     "build_features": "data.features",
     "snapshot": "data.snapshot",
     "refuse_data": "data.snapshot",
+    "checkout": "data.checkout",
+    "collect_garbage": "data.garbage",
     "train": "training.train",
     "package": "training.package",
     "evaluate": "training.evaluate",
