@@ -190,6 +190,7 @@ class Remote:
     def _translated(self, what: str, uri: str, name: str = "") -> Iterator[None]:
         """Errors of the file system in our words: retry, or do not."""
         where = f"{name}: {uri}" if name else uri
+        told = f"DVC remote {self.root} did not {what} {where.removeprefix(self.root).lstrip('/') or 'its content'}"
         try:
             yield
         except MlopsError as error:
@@ -213,7 +214,7 @@ class Remote:
                 "fsspec",
             )):
                 raise
-            raise Transient(f"DVC remote {self.root} did not {what} {where}: {error}") from error
+            raise Transient(f"{told}: {error}") from error
 
 
 def hash_of(path: Path) -> str:

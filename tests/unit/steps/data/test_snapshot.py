@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from mlops_provider.checks import Check, Verdict, could_not_run
-from mlops_provider.exceptions import ConflictError, DataError, Refused, Transient
+from mlops_provider.exceptions import AccessDenied, ConflictError, DataError, Refused, Transient
 from mlops_provider.ledger import Ledger
+from mlops_provider.steps import tables
 from mlops_provider.steps.data import repository, snapshot
 from mlops_provider.steps.data.git import Git
 from mlops_provider.steps.data.snapshot import SnapshotResult
@@ -69,6 +70,32 @@ def test_a_version_tells_what_it_holds(accepted: World) -> None:
     frame = snapshot.read(accepted.job(), version).to_pandas()
     assert (version.rows, version.labelled) == (len(frame), frame["label"].notna().sum())
     assert (version.first, version.last) == (frame["at"].min(), frame["at"].max())
+    assert (version.files, version.size) == (1, stored(accepted, version).stat().st_size)
+    assert version.uri == str(stored(accepted, version))
+
+
+def test_the_schema_of_a_version_is_told_by_its_hash(accepted: World) -> None:
+    (old, same, *_), given = data_versions(accepted), arguments(accepted)
+    frame = pd.read_parquet(given["table"].uri)
+    wider = tables.write_frame(accepted.job().storage, str(accepted.root / "wider"), frame.assign(more=1))
+    new = call(accepted.job(), "snapshot", **given | {"table": wider}).data
+    assert (old.schema_hash == same.schema_hash, old.schema_hash == new.schema_hash) == (True, False)
+
+
+def test_places_that_let_nobody_in_are_found_out_before_anything_is_read(
+    delivered: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("wrong key")
+
+    given = arguments(delivered)
+    (delivered.data / "dvc").mkdir()
+    monkeypatch.setattr(LocalFileSystem, "ls", refused)
+    monkeypatch.setattr("mlops_provider.storage.Storage.download", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(AccessDenied, match="did not list .*wrong key"):
+        call(delivered.job(), "snapshot", **given)
 
 
 def test_what_is_read_is_what_was_built(accepted: World) -> None:
