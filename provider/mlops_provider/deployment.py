@@ -27,6 +27,8 @@ class DvcAccess(Frozen):
     :param private_key: for git over ssh; the host must stand in `known_hosts`, or in the worker's own if that is empty.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
     repository: str = ""
     remote: str = ""
     storage_options: dict[str, dict[str, Any]] = Field({}, repr=False)
@@ -48,7 +50,7 @@ class Deployment(Frozen):
     :param dvc: the data repository's places and credentials, where a connection gives them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), hide_input_in_errors=True)
 
     artifact_root: str
     data_root: str

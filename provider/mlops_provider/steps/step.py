@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from mlops_provider import __version__
 from mlops_provider.checks import Frozen
@@ -72,7 +72,9 @@ _EXTRAS = {
 
 
 class Request(Frozen):
-    """Everything that a step needs, as one JSON document."""
+    """Everything that a step needs, as one JSON document, credentials included: errors do not show what was given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     step: str
     code: CodeRef

@@ -78,6 +78,8 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
         for one in idle:
             log.info("removing %s, %d bytes", one.data.tag, one.data.size)
             place.remote.remove(one.data.md5)
+    if arguments.delete:
+        place.remote.sweep(before)
     garbage = tuple(
         Garbage(partition=one.data.partition, tag=one.data.tag, md5=one.data.md5, size=one.data.size) for one in idle
     )

@@ -155,6 +155,16 @@ class Remote:
             except FileNotFoundError:
                 return
 
+    def sweep(self, before: dt.datetime) -> None:
+        """Removes what killed writers left behind, if it is older than this. On S3 that is for the bucket's lifecycle rule."""
+        if not self.storage.is_local(self.root):
+            return
+        _, path = self.storage.filesystem(join(self.root, _LEFT_OVER))
+        for file in Path(path).glob("*"):
+            with self._translated("remove", str(file)):
+                if file.stat().st_mtime < before.timestamp():
+                    file.unlink(missing_ok=True)
+
     def members(self, folder: str) -> list[str]:
         """md5s of the files of a folder, by the folder's own."""
         pointer = Pointer(md5=folder)

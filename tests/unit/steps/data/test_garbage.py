@@ -156,6 +156,17 @@ def test_what_another_model_accepted_stays(accepted: World) -> None:
     assert collect(accepted).garbage == ()
 
 
+def test_what_a_killed_writer_left_behind_goes(accepted: World) -> None:
+    left = accepted.data / "dvc" / ".mlops-tmp" / "left"
+    left.write_text("half")
+    call(accepted.job(), "collect_garbage")
+    assert left.exists()
+    collect(accepted, grace=24 * 365)
+    assert left.exists()
+    collect(accepted)
+    assert not left.exists()
+
+
 def test_content_of_others_in_the_remote_is_not_touched(accepted: World) -> None:
     revised(accepted)
     other = accepted.data / "dvc" / "files" / "md5" / "00" / ("1" * 30)

@@ -355,6 +355,19 @@ def test_a_folder_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_
     assert {pointer.md5, *place.repository.remote.members(pointer.md5)} <= named
 
 
+def test_a_file_that_an_older_dvc_wrote_is_read(place: Place, tmp_path: Path) -> None:
+    """DVC 2 names no hash function in its pointers, and its content lies at the top of the remote."""
+    import hashlib
+
+    md5 = hashlib.md5(b"of old").hexdigest()
+    pointer = parsed(f"outs:\n- md5: {md5}\n  size: 6\n  path: old.csv\n", "old.csv.dvc")
+    file = place.remote / md5[:2] / md5[2:]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"of old")
+    place.repository.remote.fetch(pointer, tmp_path / "got", "old.csv")
+    assert (tmp_path / "got").read_bytes() == b"of old"
+
+
 def test_ours_and_theirs_live_in_one_repository(place: Place, by_hand: Path) -> None:
     (by_hand / "hand.csv").write_text("by hand")
     dvc("add", "-q", "hand.csv")
