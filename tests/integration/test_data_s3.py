@@ -62,10 +62,9 @@ def test_plain_dvc_reads_what_lies_on_s3(world: S3World, options: Options, tmp_p
     with Repo(str(tmp_path / "clone")) as repo:
         with repo.config.edit("local") as settings:
             keys = {"access_key_id": options["s3"]["key"], "secret_access_key": options["s3"]["secret"]}
-            place = {"url": world.access.remote, "endpointurl": options["s3"]["endpoint_url"]}
-            settings["remote"] = {"r": {**place, **keys}}
-        repo.pull(remote="r")
-        assert repo.status(cloud=True, remote="r") == {}
+            settings["remote"] = {"mlops": keys}  # all the rest stands in the repository
+        repo.pull()
+        assert repo.status(cloud=True) == {}
     assert (tmp_path / "clone" / version.path).stat().st_size == version.size
 
 
@@ -75,7 +74,7 @@ def test_credentials_are_nowhere_but_in_the_call(world: S3World, caplog: pytest.
     caplog.set_level("DEBUG", logger="mlops_provider")
     versioned(world, DAY)
     everything = git(world, "grep", "-I", "-e", "", *git(world, "rev-list", "--all").split())
-    for secret in ("secret_access", "git-token-hush", "endpoint"):
+    for secret in ("secret_access", "access_key", "git-token-hush"):
         assert secret not in everything + caplog.text
     assert dict(os.environ) == before
     assert not any("hush" in path.read_text(errors="ignore") for path in world.artifacts.rglob("*.json"))

@@ -58,6 +58,15 @@ class Remote:
             raise DataError(f"{md5!r} is no md5 as DVC writes it")
         return join(self.root, *(("files", "md5") if algorithm else ()), md5[:2], md5[2:])
 
+    @property
+    def for_dvc(self) -> dict[str, str]:
+        """DVC's settings for this remote, without credentials."""
+        if self.storage.is_local(self.root):
+            return {"url": self.storage.filesystem(self.root)[1]}
+        s3 = self._options.get("s3", {})
+        endpoint = s3.get("endpoint_url") or s3.get("client_kwargs", {}).get("endpoint_url")
+        return {"url": self.root} | ({"endpointurl": str(endpoint)} if endpoint else {})
+
     def probe(self) -> None:
         """Lists the remote, with little patience.
 

@@ -78,7 +78,7 @@ class Repository:
         :raises Transient: if git or the remote fails; `ConflictError` if other writers were first too often.
         """
         with session(self.url, self.access) as git:
-            _clone(git, path)
+            _clone(git, path, self.remote)
             before = _pointer_in(git.work, path)
             pointer, text = _added(git.work, source, path)
             tag = f"{path.rsplit('.', 1)[0]}/{pointer.md5[:12]}"
@@ -161,7 +161,7 @@ def parsed(text: str, where: str) -> Pointer:
         raise DataError(f"{where} is no DVC pointer to one file or folder by md5 ({error})") from error
 
 
-def _clone(git: Git, path: str) -> None:
+def _clone(git: Git, path: str, remote: Remote) -> None:
     """The head of the repository, and of its files only what concerns this path."""
     git("clone", "--quiet", "--depth", "1", "--no-tags", "--no-checkout", git.url, ".")
     folder = path.rpartition("/")[0]
@@ -170,21 +170,21 @@ def _clone(git: Git, path: str) -> None:
     if _born(git):
         git("checkout", "--quiet")
     if not (git.work / ".dvc").exists():
-        _initialize(git.work)
+        _initialize(git.work, remote)
 
 
 def _born(git: Git) -> bool:
     return git.tried("rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
 
 
-def _initialize(work: Path) -> None:
-    """Makes the clone a DVC repository; the first push brings that along."""
+def _initialize(work: Path, remote: Remote) -> None:
+    """Makes the clone a DVC repository whose default remote is ours, credentials aside; the first push brings that along."""
     from dvc.repo import Repo
 
     _hush()
     with Repo.init(str(work)) as repo, repo.config.edit() as settings:
-        settings["core"]["analytics"] = False
-        settings["core"]["autostage"] = False
+        settings["core"] |= {"analytics": False, "autostage": False, "remote": "mlops"}
+        settings["remote"] = {"mlops": remote.for_dvc}
 
 
 def _hush() -> None:

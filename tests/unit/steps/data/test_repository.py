@@ -61,6 +61,7 @@ def test_every_version_is_found_by_tag_and_by_commit(place: Place) -> None:
     added = [place.add(text) for text in ("one", "two", "three")]
     for rev, tag, pointer in added:
         assert place.repository.find(PATH, tag=tag) == place.repository.find(PATH, rev=rev) == (rev, pointer)
+    assert place.repository.find(PATH, rev="main") == (added[-1][0], added[-1][2])
 
 
 def test_only_what_a_version_is_about_is_checked_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,8 +394,7 @@ def test_dvc_finds_nothing_to_say_about_what_we_wrote(
         place.add(name, f"tables/{name}.csv")
     subprocess.run(["git", "clone", "-q", str(place.bare), str(tmp_path / "clone")], check=True)
     monkeypatch.chdir(tmp_path / "clone")
-    dvc("remote", "add", "-q", "--local", "-d", "mine", str(place.remote))
-    dvc("pull", "-q")
+    dvc("pull", "-q")  # without any setting: the repository names its remote
     with Repo(str(tmp_path / "clone")) as repo:
         assert repo.status() == {}
         assert repo.status(cloud=True) == {}
