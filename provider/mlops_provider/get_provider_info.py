@@ -64,7 +64,9 @@ def _dvc_fields() -> dict[str, Any]:
         "remote": _field("DVC remote", "URI of the content; that of model.yaml if empty. Example: s3://bucket/dvc"),
         "aws_conn_id": _field("AWS connection", "Connection with the credentials for a remote on S3."),
         "private_key": _field("SSH private key", "For git over ssh, without passphrase.", format="password"),
-        "known_hosts": _field("SSH known hosts", "Lines of known_hosts for the git server; the worker's own if empty."),
+        "known_hosts": _field(
+            "SSH known hosts", "Lines of known_hosts for the git server; the worker's if empty.", format="multiline"
+        ),
     }
 
 

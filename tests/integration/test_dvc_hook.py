@@ -55,6 +55,14 @@ def test_a_connection_becomes_places_and_credentials(connection: Any) -> None:
     assert TOKEN not in repr(access)
 
 
+@pytest.mark.parametrize("lost", [" ", "", "\\n"], ids=["spaces", "nothing", "letters"])
+def test_a_key_pasted_into_one_line_is_whole_again(connection: Any, tmp_path: Path, lost: str) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    key = (tmp_path / "key").read_text()
+    access = connection(extra={"private_key": lost.join(key.splitlines())}).get_conn()
+    assert access.private_key.strip() == key.strip()
+
+
 def test_empty_fields_leave_the_places_of_the_model(connection: Any) -> None:
     assert connection(extra={"repository": "", "remote": None}).get_conn() == DvcAccess()
 

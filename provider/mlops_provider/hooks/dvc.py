@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -46,6 +48,7 @@ class DvcHook(BaseHook):
             )
         if found.login and not found.password:
             raise ConfigError(f"connection {self.dvc_conn_id!r} has a login and no password: give the token for git")
+        extra["private_key"] = _with_lines(extra.get("private_key", ""))
         aws, remote = extra.pop("aws_conn_id", ""), extra.get("remote", "")
         on_s3 = bool(aws) or remote.startswith("s3://")
         return DvcAccess(
@@ -70,3 +73,14 @@ class DvcHook(BaseHook):
         except Exception as error:
             return False, f"{type(error).__name__}: {error}"
         return True, f"{access.repository} and {access.remote} answer."
+
+
+def _with_lines(key: str) -> str:
+    """A key with its line ends, which a form of one line takes away."""
+    found = re.fullmatch(
+        r"\s*(-----BEGIN [A-Z ]+-----)(.*)(-----END [A-Z ]+-----)\s*", key.replace("\\n", "\n"), re.DOTALL
+    )
+    if found is None:
+        return key
+    body = "".join(found[2].split())
+    return "\n".join([found[1], *textwrap.wrap(body, 70), found[3]])
