@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, MlopsError, Transient
@@ -118,14 +118,18 @@ class Remote:
             return self.storage.modified(self.uri(md5))
 
     def intact(self, md5: str, size: int) -> bool:
-        """Whether the remote surely holds this content: by hash on local files and where the ETag is an md5, else not."""
+        """Whether the remote holds this content: by the store's own md5 where it has one, else by reading it.
+
+        Of an object that was uploaded in parts only the size is looked at: such an upload is whole or not there.
+        """
         info = self._info(md5)
         if info is None or int(info["size"]) != size:
             return False
-        if not self.storage.is_local(self.root):
-            return str(info.get("ETag", "")).strip('"') == md5
-        with self._translated("read", self.uri(md5)):
-            return hash_of(Path(str(info["name"]))) == md5
+        etag = str(info.get("ETag", "")).strip('"')
+        if etag == md5 or "-" in etag:
+            return True
+        with self._translated("read", self.uri(md5)), self.storage.open(self.uri(md5)) as file:
+            return hash_of(file) == md5
 
     def fetch(self, pointer: Pointer, target: Path, name: str) -> None:
         """Copies content to a local file, or the files of a folder to a local folder; verified.
@@ -236,10 +240,12 @@ class Remote:
             raise Transient(f"{told}: {error}") from error
 
 
-def hash_of(path: Path) -> str:
-    """md5 of a local file, as DVC computes it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def hash_of(file: BinaryIO) -> str:
+    """md5 of a file, as DVC computes it."""
+    found = hashlib.md5(usedforsecurity=False)
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def _no_credentials(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ import yaml
 
 from mlops_provider.checks import Frozen
 from mlops_provider.deployment import DvcAccess
-from mlops_provider.exceptions import ConflictError, DataError, RequestError, Transient
+from mlops_provider.exceptions import ConflictError, DataError, IntegrityError, RequestError, Transient
 from mlops_provider.steps.data.git import Git, is_remote_shell, session
 from mlops_provider.steps.data.remote import Pointer, Remote
 from mlops_provider.steps.step import Job
@@ -133,10 +133,16 @@ class Repository:
 
     def _bring(self, content: Path, pointer: Pointer, *, known: bool) -> None:
         """Content that nothing names yet is written anew even if it is there, so that it is too young to be garbage."""
-        written = self.remote.written(pointer.md5)
-        young = written is not None and dt.datetime.now(dt.UTC) - written < _YOUNG
-        if not ((known or young) and self.remote.intact(pointer.md5, content.stat().st_size)):
+        if not ((known or self._young(pointer)) and self.remote.intact(pointer.md5, content.stat().st_size)):
             self.remote.put(content, pointer.md5)
+
+    def _young(self, pointer: Pointer) -> bool:
+        """Whether a writer brought it a moment ago, for instance one that was then killed."""
+        try:
+            written = self.remote.written(pointer.md5)
+        except DataError:  # the store does not tell: nothing is saved, and nothing lost
+            return False
+        return written is not None and dt.datetime.now(dt.UTC) - written < _YOUNG
 
 
 def repository(job: Job) -> Repository:
@@ -212,8 +218,15 @@ def _added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
 
 
 def _pointer_in(work: Path, path: str) -> Pointer | None:
+    """The pointer at the head, if there is one. A bad one says nothing about the data that is to be versioned.
+
+    :raises IntegrityError: if it is no pointer to one file.
+    """
     file = work / f"{path}.dvc"
-    return parsed(file.read_text(), str(file.name)) if file.exists() else None
+    try:
+        return parsed(file.read_text(), file.name) if file.exists() else None
+    except DataError as error:
+        raise IntegrityError(f"{error}; put the pointer right in the data repository, or remove it") from error
 
 
 def _tagged(git: Git, tag: str) -> str:

@@ -116,8 +116,8 @@ def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> An
 
 def _versioned(job: Job, partition: str, table: Artifact) -> DataVersion:
     place = repository(job)
-    place.probe()
     try:
+        place.probe()
         with tempfile.TemporaryDirectory(prefix="mlops-snapshot-", ignore_cleanup_errors=True) as folder:
             return _added(job, place, partition, table, Path(folder, "table.parquet"))
     except OSError as error:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from mlops_provider.deployment import DvcAccess
-from mlops_provider.exceptions import AccessDenied, ConfigError, ConflictError, DataError, RequestError, Transient
+from mlops_provider.exceptions import (
+    AccessDenied,
+    ConfigError,
+    ConflictError,
+    DataError,
+    IntegrityError,
+    RequestError,
+    Transient,
+)
 from mlops_provider.steps.data import git as git_module
 from mlops_provider.steps.data import repository as repository_module
 from mlops_provider.steps.data.git import Git, checked, is_remote_shell, session
@@ -230,6 +238,22 @@ def test_tags_are_removed_only_as_they_were_seen(place: Place) -> None:
     assert place.git("rev-parse", tag) == rev
     place.repository.forget({tag: rev})
     assert place.git("tag") == ""
+
+
+def test_a_bad_pointer_at_the_head_is_told_and_not_blamed_on_the_data(place: Place, by_hand: Path) -> None:
+    (by_hand / "tables").mkdir()
+    (by_hand / f"{PATH}.dvc").write_text("outs: []\n")
+    published("a slip")
+    with pytest.raises(IntegrityError, match=r"a\.csv\.dvc is no DVC pointer .* put the pointer right"):
+        place.add("one")
+
+
+def test_a_store_that_does_not_tell_times_takes_versions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise DataError("does not tell")
+
+    monkeypatch.setattr(Remote, "written", unknown)
+    assert place.add("one") == place.add("one")
 
 
 # Addresses and credentials
