@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 
     status = command("status", _status, "what the loops decided about a model so far")
     _model_options(status)
+    versions = command("versions", _versions, "data versions of a model, and which model versions saw them")
+    _model_options(versions)
+    versions.add_argument("--of", metavar="PARTITION", help="of one partition only")
+    garbage = command("gc", _gc, "tell, or delete, content of data versions that nothing needs any more")
+    _model_options(garbage)
+    _garbage_options(garbage)
     check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
     _place_options(check)
     command("schema", _schema, "print the JSON schema of model.yaml, for editors")
@@ -100,6 +106,17 @@ def _place_options(parser: argparse.ArgumentParser) -> None:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="name of the model")
     _place_options(parser)
+
+
+def _garbage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep", type=int, default=2, help="newest versions of a partition to keep (default %(default)s)"
+    )
+    hours = "hours a version must have been superseded (default %(default)g)"
+    parser.add_argument("--grace", type=float, default=168.0, help=hours)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--delete", action="store_true", help="delete")
+    what.add_argument("--dry-run", action="store_true", help="delete nothing; this is the default")
 
 
 def _run(options: Any) -> int:
@@ -209,6 +226,35 @@ def _status(options: Any) -> int:
     faults = report.broken(found, promotion=False)
     print(json.dumps(report.as_json(found, faults), indent=1) if options.json else report.render(found))
     return 1 if faults else 0
+
+
+def _versions(options: Any) -> int:
+    from mlops_provider.steps.data import versions
+
+    job = _job(options, from_environment())
+    every = versions.known(job, job.ledger.records())
+    found = tuple(one for one in every if options.of in (None, one.data.partition))
+    print(json.dumps(versions.as_json(found), indent=1) if options.json else versions.render(found))
+    return 0
+
+
+def _gc(options: Any) -> int:
+    from mlops_provider.steps.data.garbage import GarbageArguments, collect_garbage
+
+    job = _job(options, from_environment())
+    try:
+        arguments = GarbageArguments(keep=options.keep, grace=options.grace, delete=options.delete)
+    except ValueError as error:
+        raise RequestError(f"--keep and --grace must be at least 1: {error}") from error
+    done = collect_garbage(job, arguments)
+    if options.json:
+        print(done.model_dump_json(indent=1))
+        return 0
+    for one in done.garbage:
+        print(f"{one.tag}  {one.size:,} bytes")
+    said = "deleted" if done.deleted else "would be deleted with --delete"
+    print(f"{len(done.garbage)} versions, {done.size:,} bytes {said}; {done.kept} versions stay")
+    return 0
 
 
 def _validate(options: Any) -> int:

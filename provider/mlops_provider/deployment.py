@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from pydantic import ConfigDict, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from mlops_provider.checks import Frozen
 from mlops_provider.config import ModelConfig, check_environment
@@ -16,6 +16,26 @@ from mlops_provider.exceptions import ConfigError
 from mlops_provider.ledger import Ledger
 from mlops_provider.sections import ENVIRONMENT
 from mlops_provider.storage import Storage, join
+
+
+class DvcAccess(Frozen):
+    """How the data repository and its DVC remote are reached, where it is not by the process's own means.
+
+    :param repository: git URL, in place of the one in model.yaml; `remote` likewise.
+    :param storage_options: fsspec's options by protocol for the remote; the deployment's if empty.
+    :param username: for git over https, with a token or password in `password`.
+    :param private_key: for git over ssh; the host must stand in `known_hosts`, or in the worker's own if that is empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    repository: str = ""
+    remote: str = ""
+    storage_options: dict[str, dict[str, Any]] = Field({}, repr=False)
+    username: str = ""
+    password: str = Field("", repr=False)
+    private_key: str = Field("", repr=False)
+    known_hosts: str = ""
 
 
 class Deployment(Frozen):
@@ -27,9 +47,10 @@ class Deployment(Frozen):
     :param tracking_uri: MLflow server (http...) or database (sqlite:///...).
     :param registry_prefix: put before the names of registered models and experiments.
     :param actor: who acts: a DAG run, a terminal.
+    :param dvc: the data repository's places and credentials, where a connection gives them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), hide_input_in_errors=True)
 
     artifact_root: str
     data_root: str
@@ -37,7 +58,8 @@ class Deployment(Frozen):
     tracking_uri: str = ""
     registry_prefix: str = ""
     actor: str = "terminal"
-    storage_options: dict[str, dict[str, Any]] = {}
+    storage_options: dict[str, dict[str, Any]] = Field({}, repr=False)
+    dvc: DvcAccess = DvcAccess()
 
     @field_validator("environment")
     @classmethod

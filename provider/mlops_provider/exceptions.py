@@ -35,6 +35,10 @@ class ConflictError(MlopsError):
     """The state that a decision was based on has changed in the meantime, or another writer was first."""
 
 
+class AccessDenied(MlopsError):
+    """A place that does not let us in: credentials are missing, wrong, or allow too little. Names the place, never a secret."""
+
+
 class MissingLibraryError(MlopsError):
     """An optional library is not installed: names the extra that brings it."""
 

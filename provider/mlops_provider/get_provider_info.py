@@ -23,7 +23,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"mlops_provider.operators.{room}" for room in ("plan", *_ROOMS)],
             }
         ],
-        "hooks": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.hooks.mlflow"]}],
+        "hooks": [
+            {
+                "integration-name": "MLOps",
+                "python-modules": [f"mlops_provider.hooks.{name}" for name in ("aws", "dvc", "mlflow")],
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "mlflow",
@@ -34,10 +39,39 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {"host": "Server"},
                     "placeholders": {"host": "http://mlflow.example.com", "port": "5000"},
                 },
-            }
+            },
+            {
+                "connection-type": "dvc",
+                "hook-class-name": "mlops_provider.hooks.dvc.DvcHook",
+                "hook-name": "DVC data repository",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["host", "port", "schema", "extra"],
+                    "relabeling": {"login": "Git user", "password": "Git token or password"},
+                    "placeholders": {"login": "for https; empty for ssh and local paths"},
+                },
+                "conn-fields": _dvc_fields(),
+            },
         ],
         "config": {"mlops": {"description": "Where the loops keep their things.", "options": _options()}},
     }
+
+
+def _dvc_fields() -> dict[str, Any]:
+    return {
+        "repository": _field(
+            "Repository", "Git URL; that of model.yaml if empty. Example: https://git.example.com/data.git"
+        ),
+        "remote": _field("DVC remote", "URI of the content; that of model.yaml if empty. Example: s3://bucket/dvc"),
+        "aws_conn_id": _field("AWS connection", "Connection with the credentials for a remote on S3."),
+        "private_key": _field("SSH private key", "For git over ssh, without passphrase.", format="password"),
+        "known_hosts": _field(
+            "SSH known hosts", "Lines of known_hosts for the git server; the worker's if empty.", format="multiline"
+        ),
+    }
+
+
+def _field(label: str, description: str, **schema: str) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
 
 
 def _options() -> dict[str, Any]:
@@ -53,6 +87,11 @@ def _options() -> dict[str, Any]:
         "environment": _option("Name of this environment; its overlays of model.yaml apply.", default="local"),
         "mlflow_conn_id": _option("Connection to the MLflow server.", default="mlflow_default"),
         "aws_conn_id": _option("Connection for URIs on S3.", default="aws_default"),
+        "dvc_conn_id": _option(
+            "Connection of type dvc with the data repository's places and credentials; if empty, those of model.yaml are "
+            "used, and what the worker itself has access to.",
+            example="dvc_default",
+        ),
         "include_dir": _option(
             "Folder with models/ in it; include/ beside the DAG folder if empty.", example="/opt/include"
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -167,6 +168,23 @@ class Storage:
         content = file_hash(Path(path)) if local else f"etag:{str(info['ETag']).strip(chr(34))}"
         return Artifact(uri=uri, hash=content, size=int(info["size"]))
 
+    def modified(self, uri: str) -> dt.datetime | None:
+        """When the file was last written, UTC; None if it is not there.
+
+        :raises DataError: if the file system does not tell.
+        """
+        fs, path = self.filesystem(uri)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            return None
+        found = next((info[key] for key in ("LastModified", "mtime", "updated") if info.get(key)), None)
+        if isinstance(found, int | float):
+            return dt.datetime.fromtimestamp(found, dt.UTC)
+        if not isinstance(found, dt.datetime):
+            raise DataError(f"{uri}: its file system does not tell when it was written")
+        return found
+
     def fetch(self, artifact: Artifact) -> bytes:
         """The content of an artifact, verified.
 
@@ -178,6 +196,16 @@ class Storage:
         content = self.read(artifact.uri)
         self._same(artifact, hashlib.sha256(content).hexdigest())
         return content
+
+    def download(self, artifact: Artifact, target: Path) -> None:
+        """Copies an artifact to a local file, in pieces, verified as by `fetch`."""
+        found = hashlib.sha256()
+        with self.open(artifact.uri) as source, target.open("wb") as file:
+            while chunk := source.read(1 << 20):
+                found.update(chunk)
+                file.write(chunk)
+        by_etag = artifact.hash.startswith("etag:")
+        self._same(artifact, self.describe(artifact.uri).hash if by_etag else found.hexdigest())
 
     @staticmethod
     def _same(artifact: Artifact, found: str) -> None:

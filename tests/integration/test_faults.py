@@ -331,7 +331,7 @@ def test_a_data_repository_that_is_gone_is_worth_a_retry_and_refuses_nothing(tin
     run = tiny.run("tiny", "ci", retries=1)
     assert run.state == "failed"
     assert {task for task, _ in run.errors} == {"partition.snapshot"}
-    assert "Transient: git clone failed in the data repository" in run.said()
+    assert "Transient: git ls-remote failed for the data repository" in run.said()
     assert run.task("partition.snapshot", 0).tries == 2
     assert tiny.ledger("tiny") == []
 

@@ -50,6 +50,8 @@ def test_airflow_shows_the_connection_type(tmp_path: Path) -> None:
     assert mine["class"] == "mlops_provider.hooks.mlflow.MlflowHook"
     assert mine["package_name"] == "airflow-provider-mlops"
     assert mine["hook_name"] == "MLflow"
+    (data,) = [row for row in shown if row["connection_type"] == "dvc"]
+    assert data["class"] == "mlops_provider.hooks.dvc.DvcHook"
 
 
 def test_the_provider_info_fits_airflows_schema() -> None:
@@ -89,7 +91,7 @@ def test_every_module_that_the_provider_info_names_can_be_imported(name: str) ->
 def test_the_connection_type_is_described_as_its_hook_has_it() -> None:
     from mlops_provider.hooks.mlflow import MlflowHook
 
-    (described,) = get_provider_info()["connection-types"]
+    (described,) = [one for one in get_provider_info()["connection-types"] if one["connection-type"] == "mlflow"]
     assert described["hook-class-name"] == f"{MlflowHook.__module__}.{MlflowHook.__qualname__}"
     assert (described["connection-type"], described["hook-name"]) == (MlflowHook.conn_type, MlflowHook.hook_name)
 

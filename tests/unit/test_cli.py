@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import subprocess
@@ -319,3 +320,44 @@ def test_every_command_has_json(mlops: Terminal, command: str) -> None:
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("lap",), ("run", "train")])
 def test_wrong_use_is_status_2(mlops: Terminal, arguments: tuple[str, ...]) -> None:
     assert mlops(*arguments).status == 2
+
+
+# mlops versions, mlops gc
+
+
+@pytest.fixture
+def revised(registered: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world whose first day was revised twice after a model had seen it; the environment names it."""
+    for name, value in (("ARTIFACT_ROOT", registered.artifacts), ("DATA_ROOT", registered.data)):
+        monkeypatch.setenv(f"AIRFLOW__MLOPS__{name}", str(value))
+    for _ in range(2):
+        registered.rewrite(DAY, "labels", lambda frame: frame.assign(outcome=frame["outcome"] + 0.5))
+        registered.loops().ci()
+    return registered
+
+
+def test_versions_tells_who_used_what(mlops: Terminal, revised: World) -> None:
+    done = mlops("versions", "--model", "tiny", "--include", revised.include)
+    assert done.status == 0
+    assert f"{DAY} was revised after version 1 had used it" in done.out
+    told = mlops("versions", "--model", "tiny", "--include", revised.include, "--of", DAY, "--json").json
+    assert {one["data"]["partition"] for one in told} == {DAY}
+    assert [one["fitted"] for one in told] == [[1], *[[]] * (len(told) - 1)]
+
+
+def test_gc_deletes_only_when_it_is_told_to(mlops: Terminal, revised: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlops_provider.steps.data import garbage
+
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=30)
+    monkeypatch.setattr(garbage, "_now", lambda: later)
+    command = ("gc", "--model", "tiny", "--include", revised.include, "--keep", "1", "--json")
+    objects = len(list((revised.data / "dvc").rglob("files/md5/??/*")))
+    told = [mlops(*command, *flags).json for flags in ((), ("--dry-run",), ("--delete",), ("--delete",))]
+    assert [(one["deleted"], len(one["garbage"])) for one in told] == [(False, 1), (False, 1), (True, 1), (True, 0)]
+    assert len(list((revised.data / "dvc").rglob("files/md5/??/*"))) == objects - 1
+    assert "0 versions, 0 bytes would be deleted with --delete" in mlops(*command[:-1]).out
+
+
+@pytest.mark.parametrize("wrong", [("--keep", "0"), ("--grace", "0"), ("--delete", "--dry-run"), ("--grace", "nan")])
+def test_gc_refuses_what_would_delete_too_much(mlops: Terminal, revised: World, wrong: tuple[str, ...]) -> None:
+    assert mlops("gc", "--model", "tiny", "--include", revised.include, *wrong).status == 2

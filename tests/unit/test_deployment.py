@@ -52,3 +52,15 @@ def test_a_missing_artifact_root_says_what_to_set() -> None:
 def test_a_bad_environment_is_refused_as_configuration() -> None:
     with pytest.raises(ConfigError, match=r"\.\./prod"):
         from_environment({"AIRFLOW__MLOPS__ARTIFACT_ROOT": "/srv", "AIRFLOW__MLOPS__ENVIRONMENT": "../prod"})
+
+
+def test_credentials_do_not_show_in_errors() -> None:
+    from mlops_provider.modelcode import CodeRef
+    from mlops_provider.steps.step import Request
+
+    code = CodeRef.model_construct().model_dump()
+    asked = {"step": "train", "code": code, "deployment": {"artifact_root": "/a", "data_root": "/b"}}
+    for wrong in ({"dvc": {"passwrd": "hush"}}, {"dvc": {"password": ["hush"]}}, {"storage_options": "hush"}):
+        with pytest.raises(ValueError) as caught:
+            Request.model_validate({**asked, "deployment": {**asked["deployment"], **wrong}})  # type: ignore[dict-item]
+        assert "hush" not in str(caught.value)

@@ -12,6 +12,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from mlops_provider.config import check_name
 from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import ConflictError, MlopsError, Transient
+from mlops_provider.hooks.aws import s3_options
+from mlops_provider.hooks.dvc import DvcHook
 from mlops_provider.hooks.mlflow import MlflowHook
 
 if TYPE_CHECKING:
@@ -50,22 +52,17 @@ def deployment(context: Context) -> Deployment:
     """The deployment with its connections resolved, acting for this task."""
     run = context["run_id"]
     found = local_deployment(actor=f"{context['dag'].dag_id} {run}")
-    return found.model_copy(update={"tracking_uri": MlflowHook(setting("mlflow_conn_id", "mlflow_default")).get_conn()})
+    known: dict[str, Any] = {"tracking_uri": MlflowHook(setting("mlflow_conn_id", "mlflow_default")).get_conn()}
+    if dvc_conn_id := setting("dvc_conn_id"):
+        known["dvc"] = DvcHook(dvc_conn_id, aws_conn_id=setting("aws_conn_id", "aws_default")).get_conn()
+    return found.model_copy(update=known)
 
 
 def _storage_options(*uris: str) -> dict[str, dict[str, Any]]:
     """What fsspec needs to reach S3, from the amazon provider's connection; nothing if no URI is on S3."""
     if not any(uri.startswith("s3://") for uri in uris):
         return {}
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
-    hook = S3Hook(aws_conn_id=setting("aws_conn_id", "aws_default"))
-    keys = hook.get_credentials()
-    client = {"endpoint_url": hook.conn_config.endpoint_url, "region_name": hook.region_name}
-    options: dict[str, Any] = {"client_kwargs": {name: value for name, value in client.items() if value}}
-    if keys:
-        options |= {"key": keys.access_key, "secret": keys.secret_key, "token": keys.token}
-    return {"s3": options}
+    return s3_options(setting("aws_conn_id", "aws_default"))
 
 
 class StepOperator(BaseOperator):

@@ -1,4 +1,4 @@
-"""CI: validate, build features, version."""
+"""CI: validate, build features, version; and bring a version back."""
 
 from __future__ import annotations
 
@@ -84,6 +84,55 @@ class SnapshotDataOperator(_JudgingOperator):
         verdicts = [result["verdict"] for result in validated]
         result = self.judge(context, "snapshot", {"table": self.built["table"], "verdicts": verdicts})
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
+        return result
+
+
+class CheckoutDataOperator(StepOperator):
+    """Brings an exact data version to a place, verified by hash. Give one of `version`, `tag` and `rev`.
+
+    :param target: URI of the file, or of the folder, to write; a relative one lies under data_root.
+    :param version: a data version, as SnapshotDataOperator returns it in `data`.
+    :param tag: tag in the data repository.
+    :param rev: commit in the data repository, with all its digits.
+    :param partition: whose data is meant, for a `rev`; a version's tag says it itself.
+    :param path: path of the content in the data repository, for what is not a partition.
+    """
+
+    template_fields: Sequence[str] = (
+        *StepOperator.template_fields,
+        "target",
+        "version",
+        "tag",
+        "rev",
+        "partition",
+        "path",
+    )
+    step = "checkout"
+
+    def __init__(
+        self,
+        *,
+        target: Any,
+        version: Any = None,
+        tag: Any = "",
+        rev: Any = "",
+        partition: Any = "",
+        path: Any = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.target = target
+        self.version = version
+        self.tag = tag
+        self.rev = rev
+        self.partition = partition
+        self.path = path
+
+    def run(self, context: Context) -> Any:
+        asked = ("target", "version", "tag", "rev", "partition", "path")
+        arguments = {name: value for name in asked if (value := getattr(self, name))}
+        result = self.run_step(context, "checkout", arguments)
+        self.announce(context, {"uri": result["uri"], "rev": result["rev"]})
         return result
 
 

@@ -32,9 +32,12 @@ class DataVersion(Frozen):
     """An accepted, versioned feature table of one partition.
 
     :param rev: git commit whose DVC pointer names the content.
+    :param path: of the content in the data repository; its pointer has ``.dvc`` after it.
     :param md5: content hash as DVC computes it.
     :param first: earliest event time in the table, UTC; `last` the latest.
     :param labelled: rows with a label.
+    :param schema_hash: hash of the names and types of the columns, in their order; empty in records of old.
+    :param uri: where the content lies in the DVC remote; empty in records of old.
     """
 
     partition: str
@@ -47,6 +50,9 @@ class DataVersion(Frozen):
     labelled: int
     first: dt.datetime
     last: dt.datetime
+    files: int = 1
+    schema_hash: str = ""
+    uri: str = ""
 
 
 class Split(Frozen):

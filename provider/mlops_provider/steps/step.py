@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from mlops_provider import __version__
 from mlops_provider.checks import Frozen
@@ -42,6 +42,8 @@ STEPS = {
     "build_features": "data.features",
     "snapshot": "data.snapshot",
     "refuse_data": "data.snapshot",
+    "checkout": "data.checkout",
+    "collect_garbage": "data.garbage",
     "train": "training.train",
     "package": "training.package",
     "evaluate": "training.evaluate",
@@ -84,7 +86,9 @@ _EXTRAS = {
 
 
 class Request(Frozen):
-    """Everything that a step needs, as one JSON document."""
+    """Everything that a step needs, as one JSON document, credentials included: errors do not show what was given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     step: str
     code: CodeRef

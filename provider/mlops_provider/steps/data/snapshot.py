@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
+import pyarrow.parquet as pq
 
 from mlops_provider.checks import Frozen, Verdict, merge
-from mlops_provider.deployment import Deployment
-from mlops_provider.exceptions import ConflictError, DataError, Transient
+from mlops_provider.exceptions import DataError, Transient
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import LABEL
+from mlops_provider.steps.data.repository import Repository, repository
 from mlops_provider.steps.records import DataVersion, DataWork
 from mlops_provider.steps.step import Job, step
-from mlops_provider.storage import Artifact
-
-log = logging.getLogger("mlops_provider")
-
-_ATTEMPTS = 8
-_IDENTITY = ("-c", "user.name=mlops", "-c", "user.email=mlops@localhost", "-c", "commit.gpgsign=false")
+from mlops_provider.storage import Artifact, digest
 
 
 class SnapshotArguments(Frozen):
@@ -63,9 +56,11 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
     """Versions the feature table of an accepted partition and records that it was accepted.
 
     Content first, pointer last: no pointer ever names content that is not in the remote. Unchanged content keeps its version.
+    A rerun after a kill at any point goes on from what is there.
 
     :raises Refused: if a verdict did not pass.
-    :raises Transient: if the repository or the remote cannot be reached.
+    :raises AccessDenied: if the repository or the remote does not let us in, which is found out before anything is read.
+    :raises Transient: if the repository or the remote cannot be reached, or a disk is full.
     """
     work = arguments.work
     verdict = merge(f"{job.config.name} {work.partition} data", arguments.verdicts).require()
@@ -99,152 +94,69 @@ def _same(draft: Draft) -> Any:
         newest = next((r for r in reversed(records) if r.kind == "data" and r.partition == draft.partition), None)
         if newest is None or newest.outcome != draft.outcome or newest.facts["identity"] != draft.facts["identity"]:
             return None
-        return newest if newest.facts.get("data") == draft.facts.get("data") else None
+        return newest if _identity(newest) == _identity(draft) else None
 
     return guard
 
 
+def _identity(said: Draft | Record) -> Any:
+    """What makes two versions one; records of old tell less about them."""
+    data = said.facts.get("data") or {}
+    return [data.get(key) for key in ("rev", "tag", "md5")]
+
+
 def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> Any:
-    """The pyarrow table of a data version, out of the DVC remote, verified by DVC's hash.
+    """The pyarrow table of a data version, out of the DVC remote, verified by DVC's hash. Git is not needed for it.
 
     :raises DataError: if the remote lacks the content or holds other content.
     """
-    import hashlib
-    import io
-
-    import dvc.api
-    import pyarrow.parquet as pq
-    from dvc.scm import CloneError
-
-    repository, remote = _places(job)
-    try:
-        uri = dvc.api.get_url(
-            version.path, repo=repository, rev=version.rev, remote="mlops", remote_config={"url": remote}
-        )
-        content = job.storage.read(uri)
-    except CloneError as error:
-        raise Transient(f"the data repository {repository} cannot be reached: {error}") from error
-    except Exception as error:
-        raise DataError(f"{version.tag}: {version.path} at {version.rev[:12]} cannot be read: {error}") from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != version.md5:
-        raise DataError(f"{uri} does not have the content that {version.tag} names (md5 {version.md5}): it was damaged")
-    return pq.read_table(io.BytesIO(content), columns=columns)
+    content = repository(job).remote.read(version.md5, version.tag)
+    return pq.read_table(pa.BufferReader(content), columns=columns)
 
 
 def _versioned(job: Job, partition: str, table: Artifact) -> DataVersion:
-    content = tables.read(job.storage, table)
-    times = content.column(job.config.data.event_time)
-    extremes = pc.min_max(times).as_py()
-    rev, tag, pointer = _committed(job, partition, job.storage.fetch(table))
+    place = repository(job)
+    try:
+        place.probe()
+        with tempfile.TemporaryDirectory(prefix="mlops-snapshot-", ignore_cleanup_errors=True) as folder:
+            return _added(job, place, partition, table, Path(folder, "table.parquet"))
+    except OSError as error:
+        raise Transient(f"{job.config.name} {partition} was not versioned: {error}") from error
+
+
+def _added(job: Job, place: Repository, partition: str, table: Artifact, file: Path) -> DataVersion:
+    data = job.config.data
+    job.storage.download(table, file)
+    known = _described(file, data.event_time, table.uri)
+    path = f"{data.dvc.path}/{partition}.parquet"
+    stored = place.add(file, path, f"{job.config.name} {partition}")
     return DataVersion(
         partition=partition,
-        rev=rev,
-        tag=tag,
-        path=f"{job.config.data.dvc.path}/{partition}.parquet",
-        md5=pointer["md5"],
-        size=pointer["size"],
-        rows=content.num_rows,
-        labelled=content.num_rows - content.column(LABEL).null_count,
-        first=extremes["min"],
-        last=extremes["max"],
+        rev=stored.rev,
+        tag=stored.tag,
+        path=path,
+        md5=stored.pointer.md5,
+        size=stored.pointer.size or 0,
+        files=stored.pointer.files,
+        uri=place.remote.uri(stored.pointer.md5),
+        **known,
     )
 
 
-def _committed(job: Job, partition: str, content: bytes) -> tuple[str, str, dict[str, Any]]:
-    """Commit, tag and DVC pointer of this content; another writer's push makes it try again on a fresh clone."""
-    for attempt in range(_ATTEMPTS):
-        with tempfile.TemporaryDirectory(prefix="mlops-dvc-") as folder:
-            try:
-                return _attempt(job, Path(folder, "work"), partition, content)
-            except ConflictError:
-                log.info("%s: another writer was first, trying again", partition)
-                time.sleep(0.1 * 2**attempt)
-    raise ConflictError(f"{_places(job)[0]}: other writers were first {_ATTEMPTS} times in a row")
-
-
-def _attempt(job: Job, work: Path, partition: str, content: bytes) -> tuple[str, str, dict[str, Any]]:
-    repository, remote = _places(job)
-    _git(work.parent, "clone", "--quiet", repository, str(work))
-    _initialized(work)
-    pointer_path = f"{job.config.data.dvc.path}/{partition}.parquet.dvc"
-    before = _pointer(work / pointer_path)
-    target = work / pointer_path.removesuffix(".dvc")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    after = _pushed(work, target, remote)
-    tag = f"{job.config.data.dvc.path}/{partition}/{after['md5'][:12]}"
-    if before != after:
-        _git(work, "add", "--all")
-        _git(work, *_IDENTITY, "commit", "--quiet", "-m", f"{job.config.name} {partition}: {after['md5']}")
-    if before == after and (known := _git(work, "tag", "--list", tag)):
-        return _git(work, "rev-list", "-n", "1", known), tag, after
-    _git(work, *_IDENTITY, "tag", "--force", tag)
-    _push(work, tag)
-    return _git(work, "rev-parse", "HEAD"), tag, after
-
-
-def _initialized(work: Path) -> None:
-    """Makes the clone a DVC repository if it is none yet; the first push brings that along."""
-    if (work / ".dvc").exists():
-        return
-    from dvc.repo import Repo
-
-    _hush()
-    with Repo.init(str(work)) as repo, repo.config.edit() as settings:
-        settings["core"]["analytics"] = False
-        settings["core"]["autostage"] = False
-
-
-def _hush() -> None:
-    """DVC's hints ("to track the changes with git, run...") are for people at a terminal; here git follows by itself."""
-    logging.getLogger("dvc").setLevel(logging.WARNING)
-
-
-def _pushed(work: Path, target: Path, remote: str) -> dict[str, Any]:
-    """Adds the file to DVC and brings its content to the remote; returns the pointer."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    _hush()
-    with Repo(str(work)) as repo:
-        with repo.config.edit("local") as settings:
-            settings["remote"] = {"mlops": {"url": remote}}
-        repo.add(str(target))
-        try:
-            repo.push([str(target)], remote="mlops")
-        except (DvcException, OSError) as error:
-            raise Transient(f"DVC remote {remote} did not take {target.name}: {error}") from error
-    pointer = _pointer(Path(f"{target}.dvc"))
-    if pointer is None:
-        raise DataError(f"{target.name}: DVC wrote no pointer")
-    return pointer
-
-
-def _pointer(path: Path) -> dict[str, Any] | None:
-    return dict(yaml.safe_load(path.read_text())["outs"][0]) if path.exists() else None
-
-
-def _push(work: Path, tag: str) -> None:
+def _described(file: Path, event_time: str, where: str) -> dict[str, Any]:
+    """What a version tells of its table; only the columns that it takes are read."""
     try:
-        _git(work, "push", "--quiet", "--atomic", "origin", "HEAD:main", f"+refs/tags/{tag}")
-    except Transient as error:
-        if any(word in str(error) for word in ("rejected", "fetch first", "cannot lock ref", "failed to push")):
-            raise ConflictError(str(error)) from error
-        raise
-
-
-def _places(job: Job) -> tuple[str, str]:
-    deployment: Deployment = job.deployment
-    dvc = job.config.data.dvc
-    return deployment.source(dvc.repository), deployment.source(dvc.remote)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    """Output of a git command.
-
-    :raises Transient: with what git said, if it fails.
-    """
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise Transient(f"git {arguments[0]} failed in the data repository: {done.stderr.strip()[-500:]}")
-    return done.stdout.strip()
+        parquet = pq.ParquetFile(file)
+        schema = parquet.schema_arrow
+        tables.require(schema.names, [event_time, LABEL], where)
+        table = parquet.read(columns=[event_time, LABEL])
+    except pa.ArrowException as error:
+        raise DataError(f"{where} is no readable parquet file, perhaps truncated: {error}") from error
+    extremes = pc.min_max(table.column(event_time)).as_py()
+    return {
+        "rows": table.num_rows,
+        "labelled": table.num_rows - table.column(LABEL).null_count,
+        "first": extremes["min"],
+        "last": extremes["max"],
+        "schema_hash": digest([[field.name, str(field.type)] for field in schema]),
+    }

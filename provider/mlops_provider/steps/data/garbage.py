@@ -1,0 +1,134 @@
+"""Garbage collection: content of data versions that nothing needs any more is removed from the DVC remote.
+
+What is removed is worked out from this model's ledger and never from a listing of the remote, so that content of others is
+safe. A version stays if it is among the newest of its partition, if a registered model version or a planned training names it,
+if another model's ledger does, or a branch or tag in git. All of it must have been so for the length of the grace period.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from mlops_provider.checks import Frozen
+from mlops_provider.steps.data import versions
+from mlops_provider.steps.data.remote import Remote
+from mlops_provider.steps.data.repository import Refs, repository
+from mlops_provider.steps.data.versions import Known
+from mlops_provider.steps.records import Split
+from mlops_provider.steps.step import Job, step
+
+log = logging.getLogger("mlops_provider")
+
+
+class GarbageArguments(Frozen):
+    """:param keep: newest versions of each partition that stay, whether used or not.
+    :param grace: hours that a version must have been superseded and its content have lain there.
+    :param delete: whether to delete; otherwise it is only told what would be.
+    """
+
+    keep: int = Field(2, ge=1)
+    grace: float = Field(168.0, ge=1)
+    delete: bool = False
+
+
+class Garbage(Frozen):
+    """A version whose content is not needed."""
+
+    partition: str
+    tag: str
+    md5: str
+    size: int
+
+
+class Collected(Frozen):
+    """What was, or would be, removed.
+
+    :param kept: versions that stay.
+    :param size: bytes of the content removed.
+    """
+
+    deleted: bool
+    garbage: tuple[Garbage, ...]
+    kept: int
+    size: int
+
+
+@step("collect_garbage", arguments=GarbageArguments, result=Collected, cached=False)
+def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
+    """Removes content that nothing needs: first the tag that names it, then the content.
+
+    A snapshot that brings removed content back meanwhile is safe: it writes the content anew, which makes it too young to be
+    removed, and looks again once its pointer is pushed.
+
+    :raises MlopsError: if anything that may name a version cannot be read; nothing is removed then.
+    """
+    place, before = repository(job), _now() - dt.timedelta(hours=arguments.grace)
+    every = versions.known(job, job.ledger.records())
+    refs = place.refs()
+    needed = _needed(job, every, refs, arguments.keep, before)
+    idle = [one for one in every if one.data.md5 not in needed and _old(place.remote, one, before)]
+    if arguments.delete and idle:
+        mine = {one.data.tag for one in idle}
+        place.forget({tag: sha for tag, sha in refs.tags.items() if tag in mine})
+        idle = [one for one in idle if _old(place.remote, one, before)]
+        for one in idle:
+            log.info("removing %s, %d bytes", one.data.tag, one.data.size)
+            place.remote.remove(one.data.md5)
+    if arguments.delete:
+        place.remote.sweep(before)
+    garbage = tuple(
+        Garbage(partition=one.data.partition, tag=one.data.tag, md5=one.data.md5, size=one.data.size) for one in idle
+    )
+    size = sum({g.md5: g.size for g in garbage}.values())
+    return Collected(deleted=arguments.delete, garbage=garbage, kept=len(every) - len(idle), size=size)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _needed(job: Job, every: tuple[Known, ...], refs: Refs, keep: int, before: dt.datetime) -> set[str]:
+    """md5s that somebody needs, for whatever reason."""
+    recent = {one.data.md5 for one in every if one.superseded is None or one.superseded > before}
+    used = {one.data.md5 for one in every if one.used}
+    needed = recent | used | _newest(every, keep) | _planned(job, before) | _of_other_models(job) | refs.named
+    own = {one.data.tag for one in every}
+    foreign = {digits for tag, digits in refs.versions.items() if tag not in own}
+    return needed | {one.data.md5 for one in every if one.data.md5[:12] in foreign}
+
+
+def _newest(every: Iterable[Known], keep: int) -> set[str]:
+    partitions: dict[str, list[str]] = {}
+    for one in every:
+        partitions.setdefault(one.data.partition, []).append(one.data.md5)
+    return {md5 for found in partitions.values() for md5 in found[-keep:]}
+
+
+def _planned(job: Job, before: dt.datetime) -> set[str]:
+    """Data of trainings that were planned lately, and may be at work."""
+    folder = job.under("splits")
+    found: set[str] = set()
+    for name in job.storage.names(folder):
+        uri = f"{folder}/{name}"
+        written = job.storage.modified(uri)
+        if written is not None and written >= before:
+            split = Split.model_validate(job.storage.read_json(uri))
+            found |= {data.md5 for data in (*split.fit, split.holdout)}
+    return found
+
+
+def _of_other_models(job: Job) -> set[str]:
+    """Content that other models' ledgers accepted: the same content is one object in the remote."""
+    models = [name for name in job.storage.names(job.deployment.under("ledger")) if name != job.config.name]
+    records = (record for model in models for record in job.deployment.ledger(model).records())
+    return {r.facts["data"]["md5"] for r in records if r.kind == "data" and r.outcome == "accepted"}
+
+
+def _old(remote: Remote, one: Known, before: dt.datetime) -> bool:
+    """Whether the content is there, and has been for long."""
+    written = remote.written(one.data.md5)
+    return written is not None and written < before

@@ -1,0 +1,307 @@
+"""The data repository: pointers in git, content in a DVC remote. Content first, pointer last.
+
+Nothing stands on the worker: each call makes a shallow clone with the one pointer that it is about in a temporary folder. Git's
+own compare-and-set, the push that must fast-forward, decides between writers; who came second goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlops_provider.checks import Frozen
+from mlops_provider.deployment import DvcAccess
+from mlops_provider.exceptions import ConflictError, DataError, IntegrityError, RequestError, Transient
+from mlops_provider.steps.data.git import Git, is_remote_shell, session
+from mlops_provider.steps.data.remote import Pointer, Remote
+from mlops_provider.steps.step import Job
+
+log = logging.getLogger("mlops_provider")
+
+_ATTEMPTS = 25
+_PROBE_SECONDS = 20
+_YOUNG = dt.timedelta(minutes=10)
+_VERSION_TAG = re.compile(r"^.+/[^/]+/([0-9a-f]{12})$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./@+=-]*")
+
+
+class Stored(Frozen):
+    """Where a version is: commit, tag, and the pointer to its content."""
+
+    rev: str
+    tag: str
+    pointer: Pointer
+
+
+class Refs(Frozen):
+    """What git names.
+
+    :param tags: commit by tag.
+    :param named: md5s that a branch or a tag of a person names.
+    :param versions: first 12 digits of the md5 by version tag.
+    """
+
+    tags: dict[str, str]
+    named: frozenset[str]
+    versions: dict[str, str]
+
+
+class Repository:
+    """One git repository with one DVC remote."""
+
+    def __init__(self, url: str, remote: Remote, access: DvcAccess) -> None:
+        self.url, self.remote, self.access = url, remote, access
+
+    def probe(self) -> None:
+        """Sees within seconds whether both places let us in, before any work is done.
+
+        :raises AccessDenied: if one does not; `Transient` if it does not answer.
+        """
+        with session(self.url, self.access) as git:
+            git("ls-remote", "--quiet", git.url, "HEAD", timeout=_PROBE_SECONDS)
+        self.remote.probe()
+
+    def add(self, source: Path, path: str, message: str) -> Stored:
+        """Makes a version of a file, which is moved from where it is. Unchanged content keeps its version.
+
+        :param path: its place in the repository.
+        :raises Transient: if git or the remote fails; `ConflictError` if other writers were first too often.
+        """
+        with session(self.url, self.access) as git:
+            _clone(git, path, self.remote)
+            before = _pointer_in(git.work, path)
+            pointer, text = _added(git.work, source, path)
+            tag = f"{path.rsplit('.', 1)[0]}/{pointer.md5[:12]}"
+            self._bring(git.work / path, pointer, known=before == pointer and bool(_tagged(git, tag)))
+            rev = _raced(lambda: _point(git, path, text, tag, f"{message}: {pointer.md5}"), lambda: _refresh(git))
+            if self.remote.size(pointer.md5) != pointer.size:  # removed as garbage while the pointer was on its way
+                self.remote.put(git.work / path, pointer.md5)
+            return Stored(rev=rev, tag=tag, pointer=pointer)
+
+    def find(self, path: str, *, tag: str = "", rev: str = "") -> tuple[str, Pointer]:
+        """Commit and pointer of a path at a tag or a commit.
+
+        :raises DataError: if there is no such tag or commit, or no pointer there.
+        """
+        for name in (path, tag, rev):
+            if name and (not _NAME.fullmatch(name) or ".." in name):
+                raise RequestError(f"{name!r} is no name of a path, a tag or a commit in the data repository")
+        with session(self.url, self.access) as git:
+            git("init", "--quiet", "--bare")
+            commit = _fetched(git, tag, rev)
+            shown = git.tried("show", f"{commit}:{path}.dvc")
+            if shown.returncode:
+                raise DataError(f"{self.url} at {tag or rev} holds no pointer {path}.dvc")
+            return commit, parsed(shown.stdout, f"{path}.dvc at {tag or rev}")
+
+    def refs(self) -> Refs:
+        """All that branches and tags name, as of now."""
+        with session(self.url, self.access) as git:
+            git("init", "--quiet", "--bare")
+            git("fetch", "--quiet", "--depth", "1", git.url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+            lines = git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+            every = dict(line.split(" ", 1) for line in lines)
+            tags = {ref.removeprefix("refs/tags/"): sha for ref, sha in every.items() if ref.startswith("refs/tags/")}
+            versions = {tag: found[1] for tag in tags if (found := _VERSION_TAG.match(tag))}
+            pinned = [ref for ref in every if ref.removeprefix("refs/tags/") not in versions]
+            named = {md5 for ref in pinned for md5 in _named_at(git, ref)}
+        for folder in [md5 for md5 in named if md5.endswith(".dir")]:
+            named |= set(self.remote.members(folder))
+        return Refs(tags=tags, named=frozenset(named), versions=versions)
+
+    def forget(self, tags: Mapping[str, str]) -> None:
+        """Removes tags, if they still name these commits: all of them or none.
+
+        :raises ConflictError: if one was set anew in the meantime.
+        """
+        if not tags:
+            return
+        with session(self.url, self.access) as git:
+            git("init", "--quiet", "--bare")
+            leases = [f"--force-with-lease=refs/tags/{tag}:{sha}" for tag, sha in tags.items()]
+            git("push", "--quiet", "--atomic", *leases, git.url, *(f":refs/tags/{tag}" for tag in tags))
+
+    def _bring(self, content: Path, pointer: Pointer, *, known: bool) -> None:
+        """Content that nothing names yet is written anew even if it is there, so that it is too young to be garbage."""
+        if not ((known or self._young(pointer)) and self.remote.intact(pointer.md5, content.stat().st_size)):
+            self.remote.put(content, pointer.md5)
+
+    def _young(self, pointer: Pointer) -> bool:
+        """Whether a writer brought it a moment ago, for instance one that was then killed."""
+        try:
+            written = self.remote.written(pointer.md5)
+        except DataError:  # the store does not tell: nothing is saved, and nothing lost
+            return False
+        return written is not None and dt.datetime.now(dt.UTC) - written < _YOUNG
+
+
+def repository(job: Job) -> Repository:
+    """The data repository of a model: model.yaml's places, or those of the connection, with its credentials."""
+    place, access, dvc = job.deployment, job.deployment.dvc, job.config.data.dvc
+    url = access.repository or dvc.repository
+    remote = place.source(access.remote or dvc.remote)
+    options = access.storage_options or place.storage_options
+    return Repository(url if is_remote_shell(url) else place.source(url), Remote(remote, options), access)
+
+
+def parsed(text: str, where: str) -> Pointer:
+    """The pointer in a .dvc file.
+
+    :raises DataError: if it names no content by md5.
+    """
+    try:
+        (out,) = yaml.safe_load(text)["outs"]
+        known = {"md5": out["md5"], "size": out.get("size"), "hash": out.get("hash", "")}
+        return Pointer(**known, files=out.get("nfiles", 1))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where} is no DVC pointer to one file or folder by md5 ({error})") from error
+
+
+def _clone(git: Git, path: str, remote: Remote) -> None:
+    """The head of the repository, and of its files only what concerns this path."""
+    git("clone", "--quiet", "--depth", "1", "--no-tags", "--no-checkout", git.url, ".")
+    folder = path.rpartition("/")[0]
+    wanted = ["/.dvc/", "/.dvcignore", "/.gitignore", f"/{path}.dvc", f"/{folder}/.gitignore"]
+    git("sparse-checkout", "set", "--no-cone", *wanted)
+    if _born(git):
+        git("checkout", "--quiet")
+    if not (git.work / ".dvc").exists():
+        _initialize(git.work, remote)
+
+
+def _born(git: Git) -> bool:
+    return git.tried("rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
+
+
+def _initialize(work: Path, remote: Remote) -> None:
+    """Makes the clone a DVC repository whose default remote is ours, credentials aside; the first push brings that along."""
+    from dvc.repo import Repo
+
+    _hush()
+    with Repo.init(str(work)) as repo, repo.config.edit() as settings:
+        settings["core"] |= {"analytics": False, "autostage": False, "remote": "mlops"}
+        settings["remote"] = {"mlops": remote.for_dvc}
+
+
+def _hush() -> None:
+    """DVC's hints ("to track the changes with git, run...") are for people at a terminal; here git follows by itself."""
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+
+
+def _added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
+    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the file itself."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    _hush()
+    target, pointer = work / path, work / f"{path}.dvc"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+    settings: dict[str, Any] = {"core": {"site_cache_dir": str(work.parent / "site"), "autostage": False}}
+    try:
+        with Repo(str(work), config=settings) as repo:
+            repo.add(str(target), no_commit=True)
+    except (DvcException, sqlite3.Error) as error:
+        raise Transient(f"dvc add failed for {path}: {error}") from error
+    text = pointer.read_text()
+    return parsed(text, path), text
+
+
+def _pointer_in(work: Path, path: str) -> Pointer | None:
+    """The pointer at the head, if there is one. A bad one says nothing about the data that is to be versioned.
+
+    :raises IntegrityError: if it is no pointer to one file.
+    """
+    file = work / f"{path}.dvc"
+    try:
+        return parsed(file.read_text(), file.name) if file.exists() else None
+    except DataError as error:
+        raise IntegrityError(f"{error}; put the pointer right in the data repository, or remove it") from error
+
+
+def _tagged(git: Git, tag: str) -> str:
+    """The commit of a tag in the repository; empty if there is none."""
+    lines = git("ls-remote", git.url, f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}").splitlines()
+    return lines[-1].split()[0] if lines else ""
+
+
+def _point(git: Git, path: str, text: str, tag: str, message: str) -> str:
+    """Commits and pushes pointer and tag in one; returns the commit of the version, the old one if nothing is new."""
+    before, pointer = _pointer_in(git.work, path), git.work / f"{path}.dvc"
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    if before is None or before.md5 != parsed(text, path).md5 or not _committed(git, path):
+        pointer.write_text(text)
+        _ignore(pointer.parent / ".gitignore", f"/{Path(path).name}")
+        git("add", "--all")
+        git("commit", "--quiet", "--allow-empty", "-m", message)
+    elif known := _tagged(git, tag):
+        return known
+    branch = git("symbolic-ref", "--short", "HEAD")
+    git("tag", "--force", tag)
+    git("push", "--quiet", "--atomic", git.url, f"HEAD:refs/heads/{branch}", f"+refs/tags/{tag}:refs/tags/{tag}")
+    return git("rev-parse", "HEAD")
+
+
+def _committed(git: Git, path: str) -> bool:
+    """Whether the pointer is at the head as it is in the folder."""
+    return _born(git) and not git("status", "--porcelain", "--", f"{path}.dvc")
+
+
+def _ignore(file: Path, line: str) -> None:
+    lines = file.read_text().splitlines() if file.exists() else []
+    if line not in lines:
+        file.write_text("\n".join([*lines, line]) + "\n")
+
+
+def _refresh(git: Git) -> None:
+    """Takes over what the writer who was first has pushed; our commit is made anew on top of it."""
+    git("fetch", "--quiet", "--depth", "1", "--no-tags", git.url, "HEAD")
+    git("reset", "--quiet", "--hard", "FETCH_HEAD")
+
+
+def _raced(attempt: Callable[[], str], refresh: Callable[[], None]) -> str:
+    for number in range(_ATTEMPTS):
+        try:
+            return attempt()
+        except ConflictError as error:
+            log.info("another writer was first, trying again: %s", error)
+            # Spread out, so that many writers do not meet again and again.
+            time.sleep(random.uniform(0, min(3.0, 0.1 * 2**number)))
+            refresh()
+    raise ConflictError(f"other writers were first {_ATTEMPTS} times in a row")
+
+
+def _fetched(git: Git, tag: str, rev: str) -> str:
+    """Fetches one commit and nothing before it, where the server allows that."""
+    wanted = f"refs/tags/{tag}" if tag else rev
+    done = git.tried("fetch", "--quiet", "--depth", "1", "--no-tags", git.url, wanted)
+    if not done.returncode:
+        return git("rev-parse", "FETCH_HEAD^{commit}")
+    if "couldn't find remote ref" in done.stderr:
+        raise DataError(
+            f"{git.url} has no tag {tag!r}" if tag else f"{git.url} has no commit {rev!r}; give all its digits"
+        )
+    if not any(words in done.stderr for words in ("not our ref", "unadvertised object", "upload-pack")):
+        raise git.error("fetch", done.stderr)
+    git("fetch", "--quiet", git.url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    if git.tried("cat-file", "-e", f"{rev}^{{commit}}").returncode:
+        raise DataError(f"{git.url} has no commit {rev!r}")
+    return rev
+
+
+def _named_at(git: Git, ref: str) -> list[str]:
+    """Everything at a ref's pointers that looks like a hash: rather too much is kept than too little."""
+    found = git.tried("grep", "-h", "-o", "-E", r"[0-9a-f]{32}(\.dir)?", ref, "--", "*.dvc", "*dvc.lock")
+    if found.returncode > 1:
+        raise git.error("grep", found.stderr)
+    return found.stdout.split()
