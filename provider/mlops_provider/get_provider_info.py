@@ -23,6 +23,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"mlops_provider.operators.{room}" for room in ("plan", *_ROOMS)],
             }
         ],
+        "sensors": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.sensors.data"]}],
+        "triggers": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.triggers.data"]}],
         "hooks": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.hooks.mlflow"]}],
         "connection-types": [
             {
