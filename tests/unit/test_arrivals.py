@@ -299,9 +299,7 @@ def refusing() -> Iterator[str]:
     server.server_close()
 
 
-def test_credentials_reach_the_server_and_nothing_that_is_said(
-    refusing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credentials_reach_the_server_and_nothing_that_is_said(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(ConfigError, match="refuses us, look at the connection") as refused:
         Repository(uri=refusing).versions(("me", "secret"))
