@@ -31,8 +31,10 @@ from mlops_provider.triggers.data import (
     PartitionTrigger,
     VersionTrigger,
 )
-from tests.integration.house import REPOSITORY, dag_test, parsed
+from tests.integration.house import REPOSITORY, dag_test, parsed, stored
+from tests.integration.house import _events as events_of
 from tests.integration.house import _tasks as tasks_of
+from tests.integration.servers import QueueServer
 from tests.support.tiny import DAYS, feed, write_model
 
 POLL = 0.01
@@ -413,3 +415,60 @@ def test_a_model_is_watched_if_its_configuration_says_so(place: Path) -> None:
     }  # fmt: skip
     assert inputs["tiny.inputs"][0]["classpath"] == "mlops_provider.triggers.data.NewPartitionTrigger"
     assert watchers(bags["ci"].dags["told.ci"]) == {"told.labels": []}
+
+
+# --- examples ------------------------------------------------------------------------------------------------------
+
+EXAMPLES = REPOSITORY / "provider" / "mlops_provider" / "example_dags"
+
+
+@pytest.mark.usefixtures("place")
+def test_the_examples_are_parsed_and_survive_serialization() -> None:
+    bag = parsed(EXAMPLES)
+    assert bag.import_errors == {}
+    found = {name: {asset: bool(triggers) for asset, triggers in watchers(dag).items()} for name, dag in _woken(bag)}
+    assert found == {
+        "example_woken_by_data": {"example_sales": True, "example_versions": True},
+        "example_message_queue": {"labels_message": True},
+    }
+
+
+def _woken(bag: Any) -> list[tuple[str, Any]]:
+    return [(name, dag) for name, dag in bag.dags.items() if getattr(dag.timetable, "asset_condition", None)]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[tuple[Any, str]]:
+    """A client and the URL of an empty queue; Airflow's connection leads to it."""
+    import boto3
+
+    server = QueueServer(tmp_path)
+    try:
+        server.wait()
+        where = {"endpoint_url": server.url, "region_name": "eu-central-1"}
+        client = boto3.client("sqs", **where, aws_access_key_id="key", aws_secret_access_key="secret")
+        url = client.create_queue(QueueName="labels")["QueueUrl"]
+        aws = {"conn_type": "aws", "login": "key", "password": "secret", "extra": where}
+        settings = {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(aws), "AIRFLOW__MLOPS__EXAMPLE_QUEUE": url}
+        with patch.dict(os.environ, settings):
+            yield client, url
+    finally:
+        server.stop()
+
+
+@pytest.mark.usefixtures("airflow_home")
+def test_a_message_in_a_queue_becomes_an_event_of_the_model(queue: tuple[Any, str], place: Path) -> None:
+    client, url = queue
+    write_model(place.parent / "include", name="flight_delays")
+    bag = parsed(EXAMPLES / "example_message_queue.py")
+    assert bag.import_errors == {}
+    dag = bag.dags["example_message_queue"]
+    (encoded,) = watchers(dag)["labels_message"]
+    module, _, name = encoded["classpath"].rpartition(".")
+    client.send_message(QueueUrl=url, MessageBody="2024-01 is there")
+    told = asyncio.run(first(getattr(importlib.import_module(module), name)(**encoded["kwargs"])))
+    assert [message["Body"] for message in told["message_batch"]] == ["2024-01 is there"]
+    stored(parsed(REPOSITORY / "dags" / "ci.py").dags["flight_delays.ci"])
+    done = dag_test(dag, {})
+    assert tasks_of(done)["labels", -1].state == "success"
+    assert [event.asset for event in events_of(done)] == ["flight_delays.labels"]
