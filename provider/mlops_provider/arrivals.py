@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import model_validator
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import ConfigError, Transient
+from mlops_provider.exceptions import ConfigError, DataError, Transient
 from mlops_provider.partitions import Frequency, is_partition, start
 from mlops_provider.sections import Completeness
 from mlops_provider.storage import Storage, digest
@@ -85,6 +85,7 @@ class Lookout:
         """Token of each partition that is there and complete.
 
         :raises OSError: if the source cannot be looked at.
+        :raises DataError: if its bucket does not exist.
         """
         found = _found(storage, self.source.uri, self.source)
         markers = self._markers(storage)
@@ -186,7 +187,7 @@ def _found(storage: Storage, uri: str, source: Source, *, empty: bool = False) -
     fs, path = storage.filesystem(uri.rstrip("/"))
     pattern = _pattern(path)
     glob = path.replace("{partition}", source.partition or "*")
-    matches = fs.glob(glob, detail=True)
+    matches = fs.glob(glob, detail=True) or _nothing(fs, glob, uri)
     partitions: dict[str, Found] = {}
     for place, info in matches.items():
         match = pattern.search(place)
@@ -196,6 +197,22 @@ def _found(storage: Storage, uri: str, source: Source, *, empty: bool = False) -
         if files := {at: about for at, about in files.items() if about["size"] or empty}:
             partitions[name] = _described(place, files)
     return partitions
+
+
+def _nothing(fs: Any, glob: str, uri: str) -> dict[str, Any]:
+    """No files, if there are none; a glob says the same of a bucket that does not exist.
+
+    :raises DataError: if it does not.
+    """
+    try:
+        fs.ls(glob.split("*")[0].rpartition("/")[0], detail=False)
+    except FileNotFoundError as error:
+        # The server refused. Of a folder that is empty there is no refusal: fsspec itself says so.
+        if error.__cause__ is not None:
+            raise DataError(f"{uri}: {error}") from error
+    except NotADirectoryError:
+        pass
+    return {}
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -349,6 +350,49 @@ def test_a_deferred_sensor_tells_why_its_trigger_gave_up(hopeless: bool, raised:
     sensor = NewPartitionSensor(task_id="wait", **SOURCE)
     with pytest.raises(raised, match="the disk is away"):
         sensor.execute_complete({}, {"problem": "the disk is away", "hopeless": hopeless})  # type: ignore[arg-type]
+
+
+class Kept(dict[str, Any]):
+    """Stands for the state store of a task or an asset, as a task sees it."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+
+def context(assets: dict[str, Kept], task: Kept) -> Any:
+    """What a sensor needs of the context of a task."""
+
+    class Stores:
+        def __getitem__(self, asset: Asset) -> Kept:
+            return assets.setdefault(asset.name, Kept())
+
+    return {"asset_state_store": Stores(), "task_state_store": task, "dag": SimpleNamespace(dag_id="waits")}
+
+
+def test_a_run_that_is_repeated_finds_the_same_again(place: Path) -> None:
+    for day in DAYS[:2]:
+        deliver(place, day)
+    assets: dict[str, Kept] = {}
+    one, two = Kept(), Kept()
+
+    def found(run: Kept) -> Any:
+        sensor = NewPartitionSensor(task_id="wait", poke_interval=0, **SOURCE)
+        return sensor.execute(context(assets, run))
+
+    assert [found(one), found(one), found(two), found(one), found(two)] == [DAYS[0], DAYS[0], DAYS[1], DAYS[0], DAYS[1]]
+
+
+def test_a_sensor_that_is_rescheduled_remembers_its_last_look(place: Path) -> None:
+    run, assets = Kept(), dict[str, Kept]()
+
+    def poked() -> Any:
+        return NewPartitionSensor(task_id="wait", mode="reschedule", **SOURCE).poke(context(assets, run))
+
+    file = deliver(place, DAYS[0])
+    assert not poked()
+    file.write_text("rows, and more")
+    assert not poked()
+    assert poked().xcom_value == DAYS[0]
 
 
 @pytest.mark.usefixtures("airflow_home")

@@ -303,3 +303,8 @@ def test_a_source_that_refuses_us_is_not_taken_for_an_empty_one(options: Options
     wrong = Storage({"s3": options["s3"] | {"secret": "wrong"}})
     with pytest.raises(PermissionError):
         Lookout(Source(uri=f"{root}/{{partition}}/rows.parquet")).look(wrong)
+
+
+def test_a_bucket_that_is_not_there_is_told(storage: Storage) -> None:
+    with pytest.raises(DataError, match="s3://elsewhere/{partition}/rows.parquet: .* bucket does not exist"):
+        Lookout(Source(uri="s3://elsewhere/{partition}/rows.parquet")).look(storage)

@@ -54,7 +54,12 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("data", {"watch": {"poll": "0s"}}, "data.watch.poll", "longer than nothing"),
         ("data", {"watch": {"complete": "soon"}}, "data.watch.complete", "'stable', 'marker' or 'rows'"),
         ("data", {"watch": {"marker": "../x"}}, "data.watch.marker", "match pattern"),
-        ("data", {"watch": {"complete": "marker"}, "source": "tiny/{partition}.parquet"}, "data", "would share tiny/_SUCC"),
+        (
+            "data",
+            {"watch": {"complete": "marker"}, "source": "tiny/{partition}.parquet"},
+            "data",
+            "would share tiny/_SUCC",
+        ),
         ("data", {"replay": "feed.py"}, "data.replay", "features.py:build"),
         ("features", {"build": "../features.py:build"}, "features.build", "features.py:build"),
         ("features", {"build": "os:system"}, "features.build", "features.py:build"),
