@@ -143,12 +143,25 @@ def test_a_watcher_that_is_killed_right_after_an_event_says_it_again_and_no_earl
     assert days(asyncio.run(first(watching(memory)))) == [DAYS[1], DAYS[2]]
 
 
-def test_the_cursor_of_another_source_is_another(place: Path) -> None:
+def test_the_cursor_stays_when_only_the_way_of_looking_changes(place: Path) -> None:
     memory = Memory("arrivals")
+
+    async def two_events(trigger: NewPartitionTrigger, day: str) -> list[list[str]]:
+        async with aclosing(trigger.run()) as events:  # type: ignore[type-var]
+            told = [days((await anext(events)).payload)]
+            deliver(place, day)
+            return [*told, days((await anext(events)).payload)]
+
     deliver(place, DAYS[0])
-    key, other = (watching(memory, complete=complete)._key for complete in ("stable", "rows"))
-    assert key != other
-    assert key == watching(memory)._key
+    asyncio.run(two_events(watching(memory), DAYS[1]))
+    deliver(place, DAYS[2], name="_SUCCESS")
+    for day in DAYS[:2]:
+        deliver(place, day, name="_SUCCESS")
+    deliver(place, DAYS[2])
+    os.utime(place / DAYS[2] / "rows.parquet", (1, 1))
+    marked = watching(memory, complete="marker", poll=2 * POLL)
+    assert days(asyncio.run(first(marked))) == [DAYS[1], DAYS[2]]
+    assert marked.cursor_key != watching(source="other/{partition}.parquet").cursor_key
 
 
 def test_a_trigger_in_the_watcher_of_another_asset_is_told(place: Path) -> None:

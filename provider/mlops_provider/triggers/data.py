@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import Asset, BaseHook
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from mlops_provider.arrivals import Cursor, Lookout, Repository, Source
+from mlops_provider.arrivals import REMEMBERED, Cursor, Lookout, Repository, Source
 from mlops_provider.exceptions import ConfigError, MlopsError, Transient
 from mlops_provider.operators.base import located, storage_options
 from mlops_provider.partitions import Frequency
@@ -142,8 +142,9 @@ class _Announcing(_Polling):
                 yield _event(**self.payload(news, look.complete), count=len(news))
 
     @property
-    def _key(self) -> str:
-        return f"mlops.announced.{digest(self.shared_stream_key())[:12]}"
+    def cursor_key(self) -> str:
+        """Name of the cursor: that of the place, so that it stays when only the way of looking changes."""
+        return f"mlops.announced.{digest(located(self.kwargs[self.shared[0]]))[:12]}"
 
     def _store(self) -> Any:
         """Where the cursor is kept; None outside of a triggerer."""
@@ -159,12 +160,12 @@ class _Announcing(_Polling):
 
     async def _load(self) -> Cursor:
         store = self._store()
-        return Cursor.model_validate(await store.aget(self._key, default={}) if store else {})
+        return Cursor.model_validate(await store.aget(self.cursor_key, default={}) if store else {})
 
     async def _save(self, cursor: Cursor) -> bool:
         if store := self._store():
             try:
-                await store.aset(self._key, cursor.model_dump())
+                await store.aset(self.cursor_key, cursor.model_dump())
             except Exception as error:
                 log.error("%s: the cursor was not stored, it is tried again: %s", self.kwargs["asset"], error)
                 return False
@@ -230,7 +231,7 @@ class NewPartitionTrigger(_Partitions, _Announcing):
     :param aws_conn_id: connection for S3; [mlops] aws_conn_id if None.
     """
 
-    remembered = 400
+    remembered = REMEMBERED
     what = "inputs"
 
     def __init__(
