@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import Asset, AssetAlias, AssetWatcher
 
 from mlops_provider.config import ModelConfig
+from mlops_provider.partitions import parse_duration
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def model_assets(config: ModelConfig, environment: str) -> ModelAssets:
     """The assets of a model; their names follow from the model's name, their URIs from the environment too."""
 
     def asset(kind: str) -> Asset:
-        return Asset(name=f"{config.name}.{kind}", uri=f"mlops://{environment}/{config.name}/{kind}", group="mlops")
+        name, uri = f"{config.name}.{kind}", f"mlops://{environment}/{config.name}/{kind}"
+        return Asset(name=name, uri=uri, group="mlops", watchers=_watchers(config, kind, name))
 
     return ModelAssets(**{kind: asset(kind) for kind in ModelAssets.__dataclass_fields__})
 
@@ -49,3 +51,16 @@ def model_assets(config: ModelConfig, environment: str) -> ModelAssets:
 def outcome_of(config: ModelConfig, task: str) -> AssetAlias:
     """The outlet of a task that announces one event or another, depending on what it decides."""
     return AssetAlias(name=f"{config.name}.{task}.outcome", group="mlops")
+
+
+def _watchers(config: ModelConfig, kind: str, name: str) -> list[AssetWatcher]:
+    """What posts the events of inputs and labels, if model.yaml wants them noticed."""
+    watch = config.data.watch
+    if watch is None or kind not in ("inputs", "labels"):
+        return []
+    from mlops_provider.triggers.data import LabelsArrivedTrigger, NewPartitionTrigger, of_model
+
+    trigger = LabelsArrivedTrigger if kind == "labels" else NewPartitionTrigger
+    about = of_model(config, labels=kind == "labels")
+    poll = parse_duration(watch.poll).total_seconds()
+    return [AssetWatcher(name=f"{name}.watch", trigger=trigger(**about, asset=name, poll=poll))]

@@ -29,6 +29,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"mlops_provider.hooks.{name}" for name in ("aws", "dvc", "mlflow")],
             }
         ],
+        "sensors": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.sensors.data"]}],
+        "triggers": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.triggers.data"]}],
         "connection-types": [
             {
                 "connection-type": "mlflow",

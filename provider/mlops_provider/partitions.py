@@ -22,17 +22,17 @@ LENGTHS: dict[str, dt.timedelta] = {
     "daily": dt.timedelta(days=1),
     "hourly": dt.timedelta(hours=1),
 }
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def parse_duration(text: str) -> dt.timedelta:
-    """A duration such as ``90m``, ``2h``, ``1d`` or ``3w``.
+    """A duration such as ``30s``, ``90m``, ``2h``, ``1d`` or ``3w``.
 
     :raises ValueError: for anything else.
     """
-    found = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if not found:
-        raise ValueError(f"{text!r} is no duration, expected a number and m, h, d or w, such as '2h'")
+        raise ValueError(f"{text!r} is no duration, expected a number and s, m, h, d or w, such as '2h'")
     return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -47,6 +47,11 @@ def start(partition: str, frequency: str) -> dt.datetime:
     except ValueError:
         pass
     raise RequestError(f"{partition!r} is no {frequency} partition, expected one such as {_example(frequency)!r}")
+
+
+def beside(source: str, name: str) -> str:
+    """URI of a file in the folder of a source; a source that ends with ``/`` is a folder itself."""
+    return f"{source.rpartition('/')[0]}/{name}" if "/" in source else name
 
 
 def is_partition(name: str, frequency: str) -> bool:

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.partitions import Frequency, parse_duration
+from mlops_provider.partitions import Frequency, beside, parse_duration
 
 NAME = r"^[a-z][a-z0-9_]{1,62}$"
 ENVIRONMENT = r"^[a-z][a-z0-9_-]{0,30}$"
@@ -94,6 +94,47 @@ class Dvc(Section):
     path: Name
 
 
+class Completeness(Section):
+    """When a partition that is there is taken for complete.
+
+    :param complete: ``stable``: its files are the same in two looks. ``marker``: a marker file lies there and is not older
+        than them. ``rows``: stable, and its parquet files hold at least `rows`.
+    :param marker: name of the marker, in the folder of the source; may hold ``{partition}``.
+    """
+
+    complete: Literal["stable", "marker", "rows"] = "stable"
+    marker: str = Field("_SUCCESS", pattern=r"^[^/*?\[\]]+$")
+    rows: int = Field(1, ge=1)
+
+    def marker_of(self, source: str) -> str:
+        """URI of the marker of a source.
+
+        :raises ValueError: if all partitions would share it.
+        """
+        if "{partition}" not in (uri := beside(source, self.marker)):
+            raise ValueError(
+                f"marker: all partitions of {source} would share {uri}: put {{partition}} into the marker's name, or end the "
+                "source with '/' if a partition is a folder"
+            )
+        return uri
+
+
+class Watch(Completeness):
+    """How partitions are noticed when nobody posts an event.
+
+    :param poll: time between two looks at the source.
+    """
+
+    poll: Duration = "60s"
+
+    @field_validator("poll")
+    @classmethod
+    def _has_a_width(cls, poll: str) -> str:
+        if not parse_duration(poll):
+            raise ValueError("must be longer than nothing")
+        return poll
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
@@ -102,6 +143,8 @@ class Data(Section):
     :param history: further tables handed to the features function by name.
     :param lead: how long before `event_time` the prediction is made: nothing known later may be used.
     :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
+    :param watch: look for new inputs and labels, instead of being told. It shapes no model, so that it is no part of the
+        code archive and of fingerprints.
     """
 
     source: str
@@ -115,6 +158,7 @@ class Data(Section):
     suites: Suites
     dvc: Dvc
     replay: Function | None = None
+    watch: Watch | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -126,6 +170,9 @@ class Data(Section):
                 raise ValueError(f"columns must name {name!r} (key and event_time)")
         if self.label.column in self.columns:
             raise ValueError(f"columns must not name the label {self.label.column!r}: features would see it")
+        if self.watch and self.watch.complete == "marker":
+            for source in (self.source, self.label.source):
+                self.watch.marker_of(source)
         return self
 
 

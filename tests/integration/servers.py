@@ -133,6 +133,34 @@ class S3Server:
             self._process.wait()
 
 
+class QueueServer:
+    """A stand-in for SQS: it keeps messages in memory and lets everybody in."""
+
+    def __init__(self, folder: Path) -> None:
+        (self.port,) = free_ports(1)
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        with (folder / "queue.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait(self, patience: float = 120.0) -> None:
+        """Waits until the server answers."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+                return
+            time.sleep(0.1)
+        self.stop()
+        raise RuntimeError("the queue server did not come up")
+
+    def stop(self) -> None:
+        _signal(self._process, signal.SIGTERM)
+        self._process.wait(15)
+
+
 def _signal(leader: subprocess.Popen[bytes], what: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, what)

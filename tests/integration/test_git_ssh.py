@@ -17,7 +17,7 @@ from mlops_provider.deployment import DvcAccess
 from mlops_provider.exceptions import AccessDenied
 from mlops_provider.steps.data.remote import Remote
 from mlops_provider.steps.data.repository import Repository
-from tests.integration.servers import free_port
+from tests.integration.servers import free_ports
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, DvcAccess]]:
     """URL of a repository behind ssh, and what lets one in."""
     if SSHD is None or shutil.which("ssh-keygen") is None:
         pytest.skip("GIT OVER SSH IS NOT TESTED: there is no sshd here")
-    port, bare = free_port(), tmp_path / "repository.git"
+    port, bare = free_ports(1)[0], tmp_path / "repository.git"
     subprocess.run(["git", "init", "-q", "--bare", "--initial-branch=main", str(bare)], check=True)
     key(tmp_path / "host")
     private = key(tmp_path / "user")

@@ -22,7 +22,7 @@ from tests.integration.house import REPOSITORY
 BIN = Path(sys.executable).parent
 NAMED_MODULES = [
     module
-    for kind in ("operators", "hooks")
+    for kind in ("operators", "sensors", "triggers", "hooks")
     for entry in get_provider_info()[kind]
     for module in entry["python-modules"]
 ]
@@ -96,11 +96,11 @@ def test_the_connection_type_is_described_as_its_hook_has_it() -> None:
     assert (described["connection-type"], described["hook-name"]) == (MlflowHook.conn_type, MlflowHook.hook_name)
 
 
-def test_every_operator_and_hook_module_is_named() -> None:
+def test_every_operator_sensor_trigger_and_hook_module_is_named() -> None:
     package = REPOSITORY / "provider" / "mlops_provider"
     there = {
         f"mlops_provider.{folder}.{path.stem}"
-        for folder in ("operators", "hooks")
+        for folder in ("operators", "sensors", "triggers", "hooks")
         for path in (package / folder).glob("*.py")
         if path.stem not in ("__init__", "base")
     }

@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mlops_provider.arrivals import Lookout, Source
 from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
+from mlops_provider.sections import Completeness
 from mlops_provider.steps import plan, tables
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
@@ -204,3 +206,37 @@ def test_a_refusal_on_s3_is_recorded_once(job: Job) -> None:
         call(job, "refuse_data", work=work, reason="test")
     assert [r.outcome for r in job.ledger.records()] == ["refused"]
     assert plan.ci(job) == []
+
+
+@pytest.mark.parametrize("name", ["{partition}/rows.parquet", "{partition}/"], ids=["file", "folder"])
+def test_partitions_are_noticed_and_noticed_again_when_they_change(storage: Storage, root: str, name: str) -> None:
+    lookout = Lookout(Source(uri=f"{root}/{name}", frequency="monthly"))
+    assert lookout.look(storage) == {}
+    storage.write(f"{root}/2024-01/rows.parquet", b"one")
+    storage.write(f"{root}/2024-01/_SUCCESS", b"")
+    storage.write(f"{root}/latest/rows.parquet", b"one")
+    assert lookout.look(storage) == {}
+    before = lookout.look(storage)
+    assert list(before) == ["2024-01"]
+    storage.write(f"{root}/2024-01/rows.parquet", b"two")
+    assert lookout.look(storage) == {}
+    assert lookout.look(storage)["2024-01"] != before["2024-01"]
+
+
+def test_a_marker_is_noticed_where_it_belongs(storage: Storage, root: str) -> None:
+    lookout = Lookout(Source(uri=f"{root}/{{partition}}/rows.parquet", when=Completeness(complete="marker")))
+    storage.write(f"{root}/2024-01/rows.parquet", b"one")
+    assert lookout.look(storage) == {}
+    storage.write(f"{root}/2024-01/_SUCCESS", b"")
+    assert list(lookout.look(storage)) == ["2024-01"]
+
+
+def test_a_source_that_refuses_us_is_not_taken_for_an_empty_one(options: Options, root: str) -> None:
+    wrong = Storage({"s3": options["s3"] | {"secret": "wrong"}})
+    with pytest.raises(PermissionError):
+        Lookout(Source(uri=f"{root}/{{partition}}/rows.parquet")).look(wrong)
+
+
+def test_a_bucket_that_is_not_there_is_told(storage: Storage) -> None:
+    with pytest.raises(DataError, match="s3://elsewhere/{partition}/rows.parquet: .* bucket does not exist"):
+        Lookout(Source(uri="s3://elsewhere/{partition}/rows.parquet")).look(storage)

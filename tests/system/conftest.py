@@ -22,7 +22,7 @@ from tools.demo.rest import AirflowApi, wait_until
 from tools.demo.services import REPOSITORY, Services
 
 LOOPS = ("ci", "ct", "cd", "cm", "score", "rollback")
-TINY = ("waits", "burst", "busy", "slow", "outage")
+TINY = ("waits", "burst", "busy", "slow", "outage", "noticed")
 PATIENCE = 300.0
 
 
@@ -142,6 +142,8 @@ def _include(include: Path) -> Path:
                 "dvc": {"path": name},
             }
         }
+        if name == "noticed":
+            changes["data"]["watch"] = {"poll": "1s"}
         if name == "slow":
             changes["training"] = {"rounds": 12_000}
         write_model(include, name=name, **changes)

@@ -55,6 +55,15 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("data", {"suites": {"raw": "../raw.json"}}, "data.suites.raw", "without '..'"),
         ("data", {"suites": {"raw": "/etc/passwd"}}, "data.suites.raw", "inside the model's directory"),
         ("data", {"dvc": {"path": "../elsewhere"}}, "data.dvc.path", "match pattern"),
+        ("data", {"watch": {"poll": "0s"}}, "data.watch.poll", "longer than nothing"),
+        ("data", {"watch": {"complete": "soon"}}, "data.watch.complete", "'stable', 'marker' or 'rows'"),
+        ("data", {"watch": {"marker": "../x"}}, "data.watch.marker", "match pattern"),
+        (
+            "data",
+            {"watch": {"complete": "marker"}, "source": "tiny/{partition}.parquet"},
+            "data",
+            "would share tiny/_SUCC",
+        ),
         ("data", {"replay": "feed.py"}, "data.replay", "features.py:build"),
         ("features", {"build": "../features.py:build"}, "features.build", "features.py:build"),
         ("features", {"build": "os:system"}, "features.build", "features.py:build"),
@@ -327,6 +336,14 @@ def test_a_file_that_is_named_and_not_there_is_refused(tmp_path: Path, file: str
 def test_a_variant_uses_the_files_of_its_base(tmp_path: Path) -> None:
     write_model(tmp_path)
     assert load(variant(tmp_path, "extends: ../tiny/model.yaml\nname: smaller")).name == "smaller"
+
+
+def test_how_data_is_noticed_shapes_no_model(tmp_path: Path) -> None:
+    plain, watched = (load(write_model(tmp_path, data={"watch": watch})) for watch in ({}, {"poll": "30s"}))
+    assert watched.data.watch is not None
+    assert watched.data.watch.poll == "30s"
+    assert plain.sections("data") == watched.sections("data")
+    assert plain.model_dump() == watched.model_dump()
 
 
 def test_the_schema_describes_every_section() -> None:

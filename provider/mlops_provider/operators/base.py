@@ -11,10 +11,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from mlops_provider.config import check_name
 from mlops_provider.deployment import Deployment
-from mlops_provider.exceptions import ConflictError, MlopsError, Transient
+from mlops_provider.exceptions import ConfigError, ConflictError, MlopsError, Transient
 from mlops_provider.hooks.aws import s3_options
 from mlops_provider.hooks.dvc import DvcHook
 from mlops_provider.hooks.mlflow import MlflowHook
+from mlops_provider.storage import join
 
 if TYPE_CHECKING:
     from mlops_provider.modelcode import CodeRef
@@ -33,6 +34,22 @@ def environment() -> str:
     return setting("environment", "local")
 
 
+def data_root() -> str:
+    """URI that relative URIs in model.yaml start from.
+
+    :raises ConfigError: if the deployment names none.
+    """
+    root = setting("artifact_root")
+    if not (setting("data_root") or root):
+        raise ConfigError("[mlops] artifact_root is not set: name the URI of the folder for artifacts there")
+    return setting("data_root") or join(root, "data")
+
+
+def located(uri: str) -> str:
+    """A URI from model.yaml or a DAG, under `data_root` if it is relative."""
+    return uri if "://" in uri or uri.startswith("/") else join(data_root(), uri)
+
+
 def local_deployment(actor: str = "") -> Deployment:
     """The deployment without its connections: enough to read the ledger and the predictions."""
     root = setting("artifact_root")
@@ -40,11 +57,11 @@ def local_deployment(actor: str = "") -> Deployment:
         raise AirflowFailException("[mlops] artifact_root is not set: name the URI of the folder for artifacts there")
     return Deployment(
         artifact_root=root,
-        data_root=setting("data_root") or f"{root.rstrip('/')}/data",
+        data_root=data_root(),
         environment=environment(),
         registry_prefix=setting("registry_prefix"),
         actor=actor or "airflow",
-        storage_options=_storage_options(root, setting("data_root")),
+        storage_options=storage_options(root, setting("data_root")),
     )
 
 
@@ -58,11 +75,14 @@ def deployment(context: Context) -> Deployment:
     return found.model_copy(update=known)
 
 
-def _storage_options(*uris: str) -> dict[str, dict[str, Any]]:
-    """What fsspec needs to reach S3, from the amazon provider's connection; nothing if no URI is on S3."""
+def storage_options(*uris: str, aws_conn_id: str | None = None) -> dict[str, dict[str, Any]]:
+    """What fsspec needs to reach S3, from the amazon provider's connection; nothing if no URI is on S3.
+
+    :param aws_conn_id: the connection; [mlops] aws_conn_id if None.
+    """
     if not any(uri.startswith("s3://") for uri in uris):
         return {}
-    return s3_options(setting("aws_conn_id", "aws_default"))
+    return s3_options(aws_conn_id or setting("aws_conn_id", "aws_default"))
 
 
 class StepOperator(BaseOperator):
