@@ -7,6 +7,7 @@ same work, in the order of the data.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import re
 from collections.abc import Iterable
@@ -15,7 +16,10 @@ from functools import cached_property
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.ledger import Record, champion, last
-from mlops_provider.partitions import is_partition, parse_duration, start
+from mlops_provider.partitions import is_partition, parse_duration, shift, start
+from mlops_provider.sections import PAST
+from mlops_provider.steps.data import past
+from mlops_provider.steps.data.rows import SLACK
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataVersion,
@@ -110,7 +114,28 @@ class State:
             return DataWork(partition=partition, problem=str(error))
 
     def history(self, partition: str) -> dict[str, Artifact]:
-        return {name: self._describe(uri, partition) for name, uri in self.data.history.items()}
+        return {name: self._describe(table.source, partition) for name, table in self.data.history.items()}
+
+    def with_past(self, work: DataWork) -> DataWork:
+        """The work with what came of earlier partitions, if features are built from that."""
+        return work if work.problem else work.model_copy(update={"history": work.history | self.past(work.partition)})
+
+    def past(self, partition: str) -> dict[str, Artifact]:
+        """The list of earlier partitions whose outcomes are known, as they lie there now; those refused are left out."""
+        if self.data.past is None:
+            return {}
+        first = past.since(self.data, partition)
+        near = [n for n in self.labelled if n < partition and self._until(n) > first]
+        works = [work for n in near if not (work := self.work(n)).problem and not self.refused(work)]
+        files = [past.PastPartition(partition=w.partition, inputs=w.inputs, labels=w.labels) for w in works]
+        return {PAST: past.save(self.job, past.PastList(since=first, partitions=tuple(files)))}
+
+    def _until(self, partition: str) -> dt.datetime:
+        return start(shift(partition, self.data.partition, 1), self.data.partition) + SLACK
+
+    def refused(self, work: DataWork) -> bool:
+        """Whether the partition, as it lies there now, was refused."""
+        return self.judged(work) and work.partition not in self.accepted
 
     def judged(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was accepted or refused."""
@@ -171,10 +196,10 @@ def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
     state = State(job)
     if partition is not None:
         _known(job, partition)
-        return [state.work(partition)]
+        return [state.with_past(state.work(partition))]
     arrived = sorted(set(state.inputs) | set(state.labels))
     works = (state.work(name) for name in arrived if name in state.labels)
-    return [work for work in works if not state.judged(work)]
+    return [state.with_past(work) for work in works if not state.judged(work)]
 
 
 def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
@@ -300,7 +325,7 @@ def _score_work(state: State, partition: str) -> ScoreWork:
     return ScoreWork(
         partition=partition,
         inputs=state._describe(state.data.source, partition),
-        history=state.history(partition),
+        history=state.history(partition) | state.past(partition),
         version=state.champion,
     )
 
