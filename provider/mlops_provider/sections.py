@@ -180,9 +180,13 @@ class Features(Section):
 
     :param build: ``build(rows, history, as_of)`` in the model's directory.
     :param columns: the features it returns, in the model's order; all numeric.
+    :param fit: ``fit(features, labels)``, called on what a candidate is trained on; what it returns belongs to the version.
+    :param apply: ``apply(features, fitted)``, called before each score with what the version's own training gave.
     """
 
     build: Function
+    fit: Function | None = None
+    apply: Function | None = None
     columns: tuple[str, ...] = Field(min_length=1)
 
     @field_validator("columns")
@@ -191,6 +195,12 @@ class Features(Section):
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} more than once")
         return columns
+
+    @model_validator(mode="after")
+    def _both(self) -> Features:
+        if (self.fit is None) != (self.apply is None):
+            raise ValueError("fit and apply go together: what is fitted must be applied, in training and in scoring")
+        return self
 
 
 class Window(Section):

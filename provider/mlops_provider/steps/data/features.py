@@ -151,7 +151,7 @@ def _made(job: Job, found: Delivered) -> pd.DataFrame:
         # The model's own code: a fault of it says nothing about the data, which stays due until the code is mended.
         where = f"{job.config.name}: {job.config.features.build}"
         raise ConfigError(f"{where} raised {type(error).__name__}: {error} (on {found.uri})") from error
-    return _checked(made, job, len(found.rows), found.rows.index)
+    return checked(made, job, job.config.features.build, found.rows.index)
 
 
 def _held(job: Job, found: Delivered, made: pd.DataFrame) -> Verdict:
@@ -172,10 +172,15 @@ def _beside(job: Job, found: Delivered, made: pd.DataFrame) -> pd.DataFrame:
     return features
 
 
-def _checked(made: object, job: Job, rows: int, index: pd.Index[Any]) -> pd.DataFrame:
+def checked(made: object, job: Job, where: str, index: pd.Index[Any]) -> pd.DataFrame:
+    """The features that a function of the model made, as float64 in the model's order.
+
+    :raises ConfigError: if it made something else, or of other rows.
+    :raises DataError: if a feature is no number.
+    """
     import pandas as pd
 
-    where = f"{job.config.name}: {job.config.features.build}"
+    rows, where = len(index), f"{job.config.name}: {where}"
     if not isinstance(made, pd.DataFrame):
         raise ConfigError(f"{where} returned {type(made).__name__}, expected a DataFrame")
     if len(made) != rows or not made.index.equals(index):

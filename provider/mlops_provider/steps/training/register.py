@@ -159,6 +159,8 @@ def _save(job: Job, folder: Path, package: Package) -> None:
     pins = [f"{name}=={environment()[name]}" for name in ("onnxruntime", "numpy")]
     mlflow.onnx.save_model(content, str(folder), signature=signature, pip_requirements=pins)
     folder.joinpath("model.txt").write_bytes(job.storage.fetch(package.booster))
+    if package.fitted:
+        folder.joinpath("fitted.json").write_bytes(job.storage.fetch(package.fitted))
     folder.joinpath("package.json").write_bytes(canonical_json(package.model_dump(mode="json"), indent=1))
 
 
@@ -202,6 +204,7 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "configuration": job.config.model_dump(mode="json"),
         "environment": environment(),
         "model_hash": trained.model_hash,
+        "fitted": trained.fitted.model_dump(mode="json") if trained.fitted else None,
         "drill": trained.drill,
         "evaluation": arguments.evaluation.model_dump(mode="json"),
         "parity": arguments.package.parity.model_dump(mode="json"),
