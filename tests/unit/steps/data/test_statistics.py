@@ -17,7 +17,7 @@ from mlops_provider.steps.data.features import LABEL, build
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.train import load_split
-from tests.support.tiny import DAYS, World, call, crown, train
+from tests.support.tiny import DAYS, World, call, crown, registry_of, train
 
 FIT = "    return {'offset': float(features['a'].mean()), 'rate': float(labels.mean())}"
 APPLY = "    return features.assign(a=features['a'] - 100 * fitted['offset'])"
@@ -48,6 +48,8 @@ def test_they_are_fitted_on_the_training_rows_alone_and_kept_with_the_version(ac
     lineage = json.loads(job.storage.fetch(version.lineage))
     assert lineage["fitted"]["hash"] == version.package.fitted.hash
     assert version.package.parity.passed
+    beside = {file.path for file in registry_of(accepted).list_artifacts(version.run_id, "model")}
+    assert "model/fitted.json" in beside
 
 
 def test_each_version_scores_with_its_own(champion: World) -> None:
