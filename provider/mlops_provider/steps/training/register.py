@@ -108,8 +108,16 @@ def _claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) ->
 
 def _experiment(job: Job, mlflow: MlflowClient, name: str) -> str:
     """A server has a place for artifacts of its own; for a bare database they go below the artifact root."""
+    from mlflow.exceptions import MlflowException
+
     served = job.deployment.tracking_uri.startswith("http")
-    return str(mlflow.create_experiment(name, artifact_location=None if served else job.deployment.under("mlflow")))
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=None if served else job.deployment.under("mlflow")))
+    except MlflowException as error:
+        # Another registration was first, between our look and now.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (known := mlflow.get_experiment_by_name(name)):
+            raise
+        return str(known.experiment_id)
 
 
 def _adopted(mlflow: MlflowClient, claim: str, run_id: str) -> str:
