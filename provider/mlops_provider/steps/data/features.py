@@ -118,23 +118,23 @@ def load(job: Job, partition: str, inputs: Artifact, history: Mapping[str, Artif
     in_partition(event_time, partition, data.partition, inputs.uri)
     return Delivered(
         rows=rows,
-        history=_history(job, history, rows),
+        history=_history(job, partition, history, rows),
         event_time=event_time,
         as_of=event_time - parse_duration(data.lead),
         uri=inputs.uri,
     )
 
 
-def _history(job: Job, given: Mapping[str, Artifact], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _history(job: Job, partition: str, given: Mapping[str, Artifact], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables that this version of the model declares, by name."""
     declared = [*job.config.data.history, *([PAST] if job.config.data.past else [])]
     if missing := [name for name in declared if name not in given]:
         raise ConfigError(
-            f"{job.config.name}: the features need the history {', '.join(missing)}, which was not planned for: this "
-            "version of the model declares it, the model.yaml in use now does not"
+            f"{job.config.name}: the features need the history {', '.join(missing)}, which was not planned for or is no "
+            f"longer delivered with {partition}"
         )
     found = {name: _known(job, given[name]) for name in job.config.data.history}
-    return found | ({PAST: past.read(job, given[PAST], rows)} if job.config.data.past else {})
+    return found | ({PAST: past.read(job, partition, given[PAST], rows)} if job.config.data.past else {})
 
 
 def _known(job: Job, artifact: Artifact) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import ConflictError, DataError, IntegrityError
+from mlops_provider.exceptions import ConfigError, ConflictError, DataError, IntegrityError
 from mlops_provider.partitions import parse_duration, start
 from mlops_provider.sections import KNOWN_AT, Data
 from mlops_provider.steps import tables
@@ -51,18 +51,23 @@ def save(job: Job, listed: PastList) -> Artifact:
     return job.storage.write_json(job.under("past", f"{digest(value)[:32]}.json"), value)
 
 
-def read(job: Job, artifact: Artifact, rows: pd.DataFrame) -> pd.DataFrame:
+def read(job: Job, partition: str, artifact: Artifact, rows: pd.DataFrame) -> pd.DataFrame:
     """The labelled rows of the past: the declared columns of the inputs, `label` (0 or 1) and `known_at`, in the order in
     which they became known.
 
     :param rows: rows of the partition in hand, for the columns and kinds of a past without rows.
+    :raises ConfigError: if the list was made for a shorter window than this version of the model declares.
     :raises ConflictError: if a file of an earlier partition is not there as it was, or is damaged.
     """
     import pandas as pd
 
     listed = PastList.model_validate_json(job.storage.fetch(artifact))
+    first = since(job.config.data, partition)
+    if listed.since > first:
+        told = f"the past of {partition} was planned from {listed.since} on, this version of the model needs it from {first}"
+        raise ConfigError(f"{job.config.name}: {told}")
     try:
-        frames = [_outcomes(job, files, listed.since) for files in listed.partitions]
+        frames = [_outcomes(job, files, first) for files in listed.partitions]
     except (DataError, IntegrityError) as error:
         # Says nothing about the partition in hand: it stays due, and is planned again without what was refused.
         raise ConflictError(

@@ -123,7 +123,7 @@ def _scores(job: Job, package: Package, features: Any) -> Any:
 def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) -> Any:
     """The champion's scores of the holdout rows, with features built by the champion's own code."""
     own = job.with_code(champion.package.code)
-    if own.model.code_hash == job.model.code_hash and own.config.features == job.config.features:
+    if own.model.code_hash == job.model.code_hash and _shaping(own) == _shaping(job):
         return _scores(own, champion.package, rows)
     work = split.holdout_work
     if work.inputs is None:
@@ -131,3 +131,9 @@ def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) 
     key = job.config.data.key
     built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[rows[key]]
     return _scores(own, champion.package, built)
+
+
+def _shaping(job: Job) -> tuple[object, ...]:
+    """What shapes the features beside the code: what it is handed, as of when."""
+    data = job.config.data
+    return job.config.features, data.lead, data.columns, data.pii, data.history, data.past, data.label

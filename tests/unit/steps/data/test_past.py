@@ -14,7 +14,7 @@ from mlops_provider.steps import plan
 from mlops_provider.steps.data.features import build, load
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job
-from tests.support.tiny import DAYS, World, call, feed
+from tests.support.tiny import DAYS, World, call, crown, feed, train
 
 FEATURES = '''import numpy as np
 import pandas as pd
@@ -138,6 +138,54 @@ def test_a_version_that_needs_the_past_is_told_apart_from_a_configuration_withou
     job = with_past(delivered)
     with pytest.raises(ConfigError, match="the features need the history past, which was not planned for"):
         call(job, "build_features", work=delivered.work(DAYS[1], job))
+
+
+def test_a_champion_is_scored_and_compared_with_the_window_it_was_trained_with(accepted: World) -> None:
+    job = with_past(accepted, "12h")
+    for day in DAYS[:3]:
+        call(job, "build_features", work=planned(job, day))
+    crown(accepted, version := train(accepted, job))
+    own = with_window(accepted, "1h")
+    accepted.deliver(DAYS[3], what=("inputs",))
+    (work,) = plan.score(own, partition=DAYS[3])
+    for at_work, first in ((job.with_code(version.package.code), "2024-01-02 10:00Z"), (own, "2024-01-02 21:00Z")):
+        found = load(at_work, DAYS[3], work.inputs, work.history).history["past"]["at"].min()
+        assert pd.Timestamp(first) <= found < pd.Timestamp(first) + pd.Timedelta(minutes=10)
+    call(own, "score", work=work)
+    accepted.deliver(DAYS[3], what=("labels",))
+    accepted.loops(own).ci()
+    split = accepted.split(DAYS[3], own)
+    compared = {"package": version.package, "split": split, "champion": version}
+    assert call(own, "evaluate", **compared).verdict.passed
+    # The table was built with the window of now, so the champion's features are built anew: that needs the inputs.
+    accepted.file(DAYS[3], "inputs").unlink()
+    again = call(accepted.job(force=True), "evaluate", **compared)
+    assert [check.name for check in again.verdict.problems] == ["champion_scores"]
+
+
+def with_window(world: World, window: str | None) -> Job:
+    """Another window in model.yaml, and the same code."""
+    code = (world.model / "features.py").read_text()
+    world.configure(data={"past": {"window": window} if window else None})
+    (world.model / "features.py").write_text(code)
+    return world.job()
+
+
+def test_a_past_that_reaches_back_less_than_the_version_needs_is_an_error(delivered: World) -> None:
+    wide, short = with_past(delivered, "12h"), with_window(delivered, "1h")
+    with pytest.raises(ConfigError, match="was planned from .* this version of the model needs it from"):
+        call(wide, "build_features", work=planned(short, DAYS[2]))
+
+
+def test_a_champions_history_is_planned_for_though_no_longer_declared(champion: World) -> None:
+    job = champion.configure(data={"history": None})
+    champion.deliver(DAYS[3])
+    (work,) = plan.score(job)
+    assert set(work.history) == {"sites"}
+    (judged,) = plan.ci(job)
+    assert set(judged.history) == {"sites"}
+    (champion.data / "sites.parquet").unlink()
+    assert plan.ci(job)[0].history == {}
 
 
 def test_what_the_loops_build_is_recorded_with_what_it_was_built_from(champion: World) -> None:
