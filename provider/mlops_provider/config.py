@@ -55,6 +55,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"features.columns must not name {', '.join(sorted(taken))}: key, event time and label stand beside them"
             )
+        if personal := sorted(set(self.data.pii) & set(self.features.columns)):
+            raise ValueError(f"features.columns must not name {', '.join(personal)}: data.pii marks it")
         asked = {**self.gates.thresholds, **self.monitoring.quality.thresholds}
         if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlops_provider.exceptions import ConfigError, DataError, Refused
+from mlops_provider.exceptions import ConfigError, ConflictError, DataError, Refused
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.release.promote import repair
@@ -41,7 +41,7 @@ class Loops:
             try:
                 self._run("score", work.partition, work=work)
                 done += 1
-            except DataError as error:
+            except (DataError, ConflictError) as error:
                 log.error("%s: not scored: %s", work.partition, error)
         return bool(done)
 
@@ -51,10 +51,13 @@ class Loops:
             if work.problem:
                 log.error("%s: waits: %s", work.partition, work.problem)
                 continue
-            done += 1
             try:
                 self._judge(work)
+                done += 1
+            except ConflictError as error:
+                log.error("%s: waits: %s", work.partition, error)
             except (DataError, Refused) as error:
+                done += 1
                 log.error("%s: refused: %s", work.partition, error)
                 self._run("refuse_data", work.partition, work=work, reason=str(error))
         return bool(done)

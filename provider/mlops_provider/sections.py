@@ -135,12 +135,44 @@ class Watch(Completeness):
         return poll
 
 
+class History(Section):
+    """A further table that features are built from.
+
+    :param known_at: its column with the moment from which each row was known; a table with timestamps needs one, so that
+        it can be checked that no feature looks ahead.
+    """
+
+    source: str
+    known_at: str | None = None
+
+
+class Past(Section):
+    """Earlier partitions with what came true, handed to the features function as ``history["past"]``.
+
+    :param window: how far back it reaches from a partition's first predictions.
+    """
+
+    window: Duration
+
+    @field_validator("window")
+    @classmethod
+    def _reaches_back(cls, window: str) -> str:
+        if not parse_duration(window):
+            raise ValueError("must be longer than nothing")
+        return window
+
+
+PAST, KNOWN_AT = "past", "known_at"
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
     :param source: inputs of a partition, labels not needed; holds ``{partition}``.
     :param columns: the columns of the inputs that features may be built from. Nothing else is read.
+    :param pii: columns of the inputs, labels or history that tell who a person is: no step reads their values.
     :param history: further tables handed to the features function by name.
+    :param past: hands it the outcomes of earlier partitions, too.
     :param lead: how long before `event_time` the prediction is made: nothing known later may be used.
     :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
     :param watch: look for new inputs and labels, instead of being told. It shapes no model, so that it is no part of the
@@ -153,12 +185,35 @@ class Data(Section):
     event_time: str
     lead: Duration = "0h"
     columns: tuple[str, ...] = Field(min_length=1)
-    history: dict[str, str] = {}
+    pii: tuple[str, ...] = ()
+    history: dict[str, History] = {}
+    past: Past | None = None
     label: Label
     suites: Suites
     dvc: Dvc
     replay: Function | None = None
     watch: Watch | None = Field(None, exclude=True)
+
+    @field_validator("history", mode="before")
+    @classmethod
+    def _named_by_source(cls, history: object) -> object:
+        """A table without a time needs no more than its source."""
+        if not isinstance(history, dict):
+            return history
+        return {name: {"source": told} if isinstance(told, str) else told for name, told in history.items()}
+
+    @model_validator(mode="after")
+    def _private(self) -> Data:
+        needed = {self.key: "key", self.event_time: "event_time", self.label.column: "label.column"}
+        needed |= {t.known_at: f"history.{name}.known_at" for name, t in self.history.items() if t.known_at}
+        for name in self.pii:
+            if name in needed:
+                raise ValueError(
+                    f"pii must not name {name!r} ({needed[name]}): tables and reports hold it. Have a pseudonym delivered"
+                )
+            if name in self.columns:
+                raise ValueError(f"columns must not name {name!r}: it is marked pii, and features would see it")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -173,6 +228,10 @@ class Data(Section):
         if self.watch and self.watch.complete == "marker":
             for source in (self.source, self.label.source):
                 self.watch.marker_of(source)
+        if PAST in self.history:
+            raise ValueError(f"history must not name a table {PAST!r}: data.past brings the one of that name")
+        if self.past and (taken := sorted({KNOWN_AT, "label"} & set(self.columns))):
+            raise ValueError(f"columns must not name {', '.join(taken)}: data.past adds it to the rows of the past")
         return self
 
 
@@ -181,9 +240,13 @@ class Features(Section):
 
     :param build: ``build(rows, history, as_of)`` in the model's directory.
     :param columns: the features it returns, in the model's order; all numeric.
+    :param fit: ``fit(features, labels)``, called on what a candidate is trained on; what it returns belongs to the version.
+    :param apply: ``apply(features, fitted)``, called before each score with what the version's own training gave.
     """
 
     build: Function
+    fit: Function | None = None
+    apply: Function | None = None
     columns: tuple[str, ...] = Field(min_length=1)
 
     @field_validator("columns")
@@ -192,6 +255,12 @@ class Features(Section):
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} more than once")
         return columns
+
+    @model_validator(mode="after")
+    def _both(self) -> Features:
+        if (self.fit is None) != (self.apply is None):
+            raise ValueError("fit and apply go together: what is fitted must be applied, in training and in scoring")
+        return self
 
 
 class Window(Section):

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 ZONE = "America/New_York"
 WEATHER_TOLERANCE = pd.Timedelta(hours=6)  # an older observation says nothing about now
 TREND = pd.Timedelta(hours=3)  # the span over which weather services report the change of pressure
+WEEK = pd.Timedelta(days=7)
+FEWEST = 20  # flights: a share of fewer says little
 
 # Codes are positions in these tuples: append, never insert, or models in use would read other meanings.
 ORIGINS = ("EWR", "JFK", "LGA")
@@ -46,7 +48,7 @@ SCHEDULE = (
 ROUTE = ("origin_code", "carrier_code", "dest_code")
 PLANE = ("plane_age", "plane_seats", "plane_engines", "plane_engine_code")
 READINGS = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
-FEATURES: tuple[str, ...] = (*SCHEDULE, *ROUTE, *PLANE, *READINGS, "pressure_change")
+FEATURES: tuple[str, ...] = (*SCHEDULE, *ROUTE, *PLANE, *READINGS, "pressure_change", "carrier_late_7d")
 
 
 def build(rows: pd.DataFrame, history: Mapping[str, pd.DataFrame], as_of: pd.Series) -> pd.DataFrame:
@@ -54,8 +56,9 @@ def build(rows: pd.DataFrame, history: Mapping[str, pd.DataFrame], as_of: pd.Ser
 
     rows: (n, any) flights with the input columns scheduled_departure (UTC), scheduled_arrival (hhmm, local at
     the destination), carrier, tailnum, origin, dest, distance (miles); other columns are ignored.
-    history: "weather" (origin, observed_at in UTC, READINGS) and "planes" (tailnum, built, seats, engines,
-    engine), in any order; weather later than as_of is ignored.
+    history: "weather" (origin, observed_at in UTC, READINGS), "planes" (tailnum, built, seats, engines, engine)
+    and "past" (earlier flights: carrier, label, and known_at in UTC, when the label was known), in any order;
+    weather and outcomes later than as_of are ignored.
     as_of: (n,) prediction times in UTC with the index of rows.
     Returns (n, len(FEATURES)) float64 with the index and the order of rows.
     """
@@ -64,6 +67,7 @@ def build(rows: pd.DataFrame, history: Mapping[str, pd.DataFrame], as_of: pd.Ser
         **_route(rows),
         **_plane(rows, history["planes"], as_of),
         **_weather(rows, history["weather"], as_of),
+        **_recent(rows, history["past"], as_of),
     }
     return pd.DataFrame(columns, index=rows.index, columns=list(FEATURES), dtype="float64")
 
@@ -118,6 +122,33 @@ def _weather(rows: pd.DataFrame, weather: pd.DataFrame, as_of: pd.Series) -> dic
     readings = {name: _take(_floats(ordered[name]), now) for name in READINGS}
     readings["pressure_change"] = readings["pressure"] - _take(_floats(ordered["pressure"]), before)
     return readings
+
+
+def _recent(rows: pd.DataFrame, past: pd.DataFrame, as_of: pd.Series) -> dict[str, Floats]:
+    """How much more often than all the carrier was late in the last seven days whose outcomes were known at as_of.
+
+    Outcomes come month by month: late in a month these are still the last days of the month before. The difference
+    to all carriers, as the share itself would tell the model which month it is, and it has seen each month once.
+    """
+    ordered = past.sort_values("known_at")
+    known, late = _nanoseconds(ordered["known_at"]), _floats(ordered["label"])
+    wanted = _nanoseconds(as_of)
+    newest = np.append(known, np.iinfo(np.int64).min)[np.searchsorted(known, wanted, side="right") - 1]
+    everybody = _share(known, late, newest)
+    own = np.full(len(rows), np.nan)
+    for carrier, group in ordered.groupby("carrier").indices.items():
+        mine = np.flatnonzero(_codes(rows["carrier"], (str(carrier),)) == 0)
+        own[mine] = _share(known[group], late[group], newest[mine])
+    return {"carrier_late_7d": own - everybody}
+
+
+def _share(known: NDArray[np.int64], late: Floats, newest: NDArray[np.int64]) -> Floats:
+    """The share of late ones among those known (sorted) in the week up to each newest; NaN where they are too few."""
+    total = np.append(0.0, np.cumsum(late))
+    last = np.searchsorted(known, newest, side="right")
+    first = np.searchsorted(known, np.maximum(newest, 0) - WEEK.value, side="right")
+    flights = np.maximum(last - first, 0)
+    return np.where(flights >= FEWEST, (total[last] - total[first]) / np.maximum(flights, 1), np.nan)
 
 
 def _latest(weather: pd.DataFrame, origin: pd.Series, as_of: pd.Series) -> NDArray[np.intp]:

@@ -7,15 +7,20 @@ same work, in the order of the data.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError, RequestError
+from mlops_provider.exceptions import DataError, MlopsError, RequestError
 from mlops_provider.ledger import Record, champion, last
-from mlops_provider.partitions import is_partition, parse_duration, start
+from mlops_provider.partitions import is_partition, parse_duration, shift, start
+from mlops_provider.sections import PAST, Data
+from mlops_provider.steps.data import past
+from mlops_provider.steps.data.rows import SLACK
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataVersion,
@@ -110,7 +115,52 @@ class State:
             return DataWork(partition=partition, problem=str(error))
 
     def history(self, partition: str) -> dict[str, Artifact]:
-        return {name: self._describe(uri, partition) for name, uri in self.data.history.items()}
+        return {name: self._describe(table.source, partition) for name, table in self.data.history.items()}
+
+    @cached_property
+    def declared(self) -> Data:
+        """The data section that the champion was trained with: it is scored and compared with what that declares."""
+        if self.champion is None:
+            return self.data
+        try:
+            return self.job.with_code(self.champion.package.code).config.data
+        except MlopsError:
+            return self.data  # the steps that need its code will tell what is wrong with it
+
+    def with_past(self, work: DataWork) -> DataWork:
+        """The work with all the history that candidate and champion need, which its identity does not depend on."""
+        if work.problem:
+            return work
+        return work.model_copy(
+            update={"history": self.former(work.partition) | work.history | self.past(work.partition)}
+        )
+
+    def former(self, partition: str) -> dict[str, Artifact]:
+        """History that the champion needs and model.yaml no longer declares, as far as it is still delivered."""
+        found = {}
+        for name, table in self.declared.history.items():
+            if name not in self.data.history:
+                with suppress(DataError):
+                    found[name] = self._describe(table.source, partition)
+        return found
+
+    def past(self, partition: str) -> dict[str, Artifact]:
+        """The list of earlier partitions whose outcomes are known, as they lie there now; those refused are left out."""
+        asking = [data for data in (self.data, self.declared) if data.past]
+        if not asking:
+            return {}
+        first = min(past.since(data, partition) for data in asking)
+        near = [n for n in self.labelled if n < partition and self._until(n) > first]
+        works = [work for n in near if not (work := self.work(n)).problem and not self.refused(work)]
+        files = [past.PastPartition(partition=w.partition, inputs=w.inputs, labels=w.labels) for w in works]
+        return {PAST: past.save(self.job, past.PastList(since=first, partitions=tuple(files)))}
+
+    def _until(self, partition: str) -> dt.datetime:
+        return start(shift(partition, self.data.partition, 1), self.data.partition) + SLACK
+
+    def refused(self, work: DataWork) -> bool:
+        """Whether the partition, as it lies there now, was refused."""
+        return self.judged(work) and work.partition not in self.accepted
 
     def judged(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was accepted or refused."""
@@ -171,10 +221,10 @@ def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
     state = State(job)
     if partition is not None:
         _known(job, partition)
-        return [state.work(partition)]
+        return [state.with_past(state.work(partition))]
     arrived = sorted(set(state.inputs) | set(state.labels))
     works = (state.work(name) for name in arrived if name in state.labels)
-    return [work for work in works if not state.judged(work)]
+    return [state.with_past(work) for work in works if not state.judged(work)]
 
 
 def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
@@ -300,7 +350,7 @@ def _score_work(state: State, partition: str) -> ScoreWork:
     return ScoreWork(
         partition=partition,
         inputs=state._describe(state.data.source, partition),
-        history=state.history(partition),
+        history=state.former(partition) | state.history(partition) | state.past(partition),
         version=state.champion,
     )
 

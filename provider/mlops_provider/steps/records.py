@@ -85,7 +85,8 @@ class Trained(Frozen):
     """A fitted model, before it is packaged.
 
     :param model_hash: sha256 of the trees alone: equal for any number of threads.
-    :param reference: a sample of the training features, for drift and parity.
+    :param reference: a sample of the training features, as they were built, for drift and parity.
+    :param fitted: statistics that the model's own code fitted on the training data, if it does that.
     :param environment: versions of what it was fitted with.
     """
 
@@ -95,6 +96,7 @@ class Trained(Frozen):
     fingerprint: str
     rows: int
     split: SplitRef
+    fitted: Artifact | None = None
     drill: str | None = None
     environment: dict[str, str]
 
@@ -103,6 +105,7 @@ class Package(Frozen):
     """A model as it is deployed: data, not code.
 
     :param features: names in the order of the input tensor.
+    :param fitted: the version's own statistics, applied to features before they are scored.
     """
 
     onnx: Artifact
@@ -110,6 +113,7 @@ class Package(Frozen):
     reference: Artifact
     code: CodeRef
     features: tuple[str, ...]
+    fitted: Artifact | None = None
     cut: float
     parity: Verdict
 

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_provider.steps.data.feature_checks import check_features
+
 MODEL = Path(__file__).resolve().parents[3] / "include" / "models" / "flight_delays"
 AFTER_DEPARTURE = ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time")
-PARTITION = "2013-02"  # the worst month for cancellations
+BEFORE, PARTITION = "2013-01", "2013-02"  # the worst month for cancellations
 
 
 def _load(name: str) -> ModuleType:
@@ -61,9 +63,21 @@ def rows(inputs: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def history(root: Path) -> dict[str, pd.DataFrame]:
-    """The weather and the planes delivered with the month."""
+def past(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """What came of the last nine days of the month before, as the provider hands it over."""
+    path = tmp_path_factory.mktemp("past")
+    delivered = [feed.deliver(str(path), BEFORE, what)[-1] for what in ("inputs", "labels")]
+    frame = pd.merge(*(pd.read_parquet(file) for file in delivered), on="flight_id")
+    frame = frame[frame["arr_delay"].notna() & (frame["scheduled_departure"] > pd.Timestamp("2013-01-23", tz="UTC"))]
+    label = (frame.pop("arr_delay") > 15).astype("float64")
+    return frame.assign(label=label, known_at=frame["scheduled_departure"] + pd.Timedelta(days=1))
+
+
+@pytest.fixture(scope="module")
+def history(root: Path, past: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The weather and the planes delivered with the month, and the outcomes known before it."""
     return {
+        "past": past,
         "weather": pd.read_parquet(root / "flights" / PARTITION / "weather.parquet"),
         "planes": pd.read_parquet(root / "flights" / "planes.parquet"),
     }
@@ -236,7 +250,8 @@ def test_the_order_and_overlap_of_the_history_do_not_matter(
 ) -> None:
     weather, planes = history["weather"], history["planes"]
     twice = pd.concat([weather, weather.iloc[::3]]).sample(frac=1.0, random_state=0)
-    other = {"weather": twice, "planes": planes.sample(frac=1.0, random_state=0)}
+    past = history["past"].sample(frac=1.0, random_state=0)
+    other = {"weather": twice, "planes": planes.sample(frac=1.0, random_state=0), "past": past}
     pd.testing.assert_frame_equal(_build(rows, other), _build(rows, history))
 
 
@@ -252,6 +267,7 @@ def test_what_the_model_has_never_seen_is_missing_not_an_error(
         *features.PLANE,
         *features.READINGS,
         "pressure_change",
+        "carrier_late_7d",
     ]
     assert table[unknown].isna().all()
     assert table.drop(unknown).notna().all()
@@ -276,6 +292,50 @@ def test_features_have_the_values_worked_out_by_hand(history: Mapping[str, pd.Da
     assert table["carrier_code"] == features.CARRIERS.index("B6")
     assert table["plane_age"] == 2013 - 1999
     assert table["plane_seats"] == 149
+
+
+def test_the_checks_of_the_provider_find_nothing(rows: pd.DataFrame, history: Mapping[str, pd.DataFrame]) -> None:
+    known_at = {"weather": "observed_at", "past": "known_at"}
+    verdict = check_features(features.build, rows, history, _as_of(rows), known_at=known_at)
+    assert verdict.passed, verdict.reason()
+    assert {c.subject for c in verdict.checks if c.name == "nothing_later"} == {"weather", "planes", "past"}
+
+
+def _late(row: pd.DataFrame, history: Mapping[str, pd.DataFrame], known: list[tuple[str, str, float]]) -> float:
+    """carrier_late_7d of a row, with outcomes of carriers known at these times, each for thirty flights."""
+    named = pd.DataFrame(known, columns=["carrier", "known_at", "label"])
+    past = named.loc[named.index.repeat(30)].assign(
+        known_at=lambda f: pd.to_datetime(f["known_at"], utc=True, format="ISO8601")
+    )
+    return float(_build(row, {**history, "past": past})["carrier_late_7d"].iloc[0])
+
+
+def test_lateness_is_the_carriers_share_less_that_of_all_in_the_week_last_known(
+    rows: pd.DataFrame, history: Mapping[str, pd.DataFrame]
+) -> None:
+    row = rows.iloc[[-1]].assign(carrier="UA")  # the end of February: nothing of this month is known
+    known = [("UA", "2013-02-01", 1.0), ("UA", "2013-01-27", 0.0), ("AA", "2013-02-01 10:00", 0.0)]
+    assert _late(row, history, known) == pytest.approx(1 / 2 - 1 / 3)
+    assert _late(row, history, [*known, ("UA", "2013-01-25 10:00", 1.0)]) == pytest.approx(1 / 2 - 1 / 3)
+    assert _late(row, history, [*known, ("AA", "2013-01-25 10:01", 1.0)]) == pytest.approx(1 / 2 - 1 / 2)
+
+
+def test_an_outcome_known_only_after_the_prediction_changes_no_feature(
+    rows: pd.DataFrame, history: Mapping[str, pd.DataFrame]
+) -> None:
+    row = rows.iloc[[0]].assign(carrier="UA")
+    then = _as_of(row).iloc[0]
+    known = [("UA", str(then), 1.0), ("AA", str(then), 0.0)]
+    assert _late(row, history, [*known, ("UA", str(then + pd.Timedelta(seconds=1)), 0.0)]) == 0.5
+    assert _late(row, history, known) == 0.5
+
+
+def test_without_enough_known_outcomes_lateness_is_missing(
+    rows: pd.DataFrame, history: Mapping[str, pd.DataFrame]
+) -> None:
+    past = history["past"]
+    for few in (past.iloc[:0], past.iloc[:19]):
+        assert _build(rows, {**history, "past": few})["carrier_late_7d"].isna().all()
 
 
 def test_codes_cover_the_year_and_name_nothing_twice(year: pd.DataFrame) -> None:

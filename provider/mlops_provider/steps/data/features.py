@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from mlops_provider.checks import Frozen
+from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.exceptions import ConfigError, DataError
-from mlops_provider.partitions import parse_duration, shift, start
+from mlops_provider.partitions import parse_duration
+from mlops_provider.sections import KNOWN_AT, PAST
 from mlops_provider.steps import tables
+from mlops_provider.steps.data import past, privacy
+from mlops_provider.steps.data.feature_checks import Function, check_features
+from mlops_provider.steps.data.rows import LABEL as LABEL
+from mlops_provider.steps.data.rows import check_key, event_times, in_partition, labels
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LABEL = "label"
-_SLACK = dt.timedelta(days=1)
 
 
 class FeaturesArguments(Frozen):
@@ -30,30 +30,57 @@ class FeaturesArguments(Frozen):
 
 
 class FeaturesResult(Frozen):
-    """The labelled feature table: key, event time, the features as float64, and the label (null where there is none)."""
+    """The labelled feature table: key, event time, the features as float64, and the label (null where there is none).
+
+    :param verdict: what was found of the features function on this partition.
+    """
 
     partition: str
     table: Artifact
     labelled: int
     positives: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What the features function gets: the declared columns of the rows, the history, and the moment of each prediction.
+
+    :ivar event_time: in UTC, one a row.
+    """
+
+    rows: pd.DataFrame
+    history: dict[str, pd.DataFrame]
+    event_time: pd.Series[Any]
+    as_of: pd.Series[Any]
+    uri: str
 
 
 @step("build_features", arguments=FeaturesArguments, result=FeaturesResult, sections=("data", "features"), code=True)
 def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     """Builds the labelled feature table of a partition. Rows without a label stay, as unlabelled.
 
+    The features function is looked at, too: on a sample of the rows it must give the same for one row, any batch and any
+    order, and nothing later than the moment of a prediction may change that.
+
     :raises DataError: for inputs, labels or features that are not as model.yaml promises.
+    :raises ConfigError: for a features function that does not hold to this.
     """
-    work = arguments.work
-    inputs, labels = delivered(work)
-    frame = build(job, work.partition, inputs, work.history)
-    frame[LABEL] = _labels(job, labels, frame[job.config.data.key])
+    work, data = arguments.work, job.config.data
+    inputs, told = delivered(work)
+    privacy.require_named(job, work)
+    found = load(job, work.partition, inputs, work.history)
+    made = _made(job, found)
+    verdict = _held(job, found, made)
+    frame = _beside(job, found, made)
+    frame[LABEL] = labels(job, told, frame[data.key])
     labelled = frame[LABEL].dropna()
     return FeaturesResult(
         partition=work.partition,
         table=tables.write_frame(job.storage, job.under("features", work.partition), frame),
         labelled=len(labelled),
         positives=int(labelled.sum()),
+        verdict=verdict,
     )
 
 
@@ -75,59 +102,85 @@ def build(job: Job, partition: str, inputs: Artifact, history: Mapping[str, Arti
     :raises DataError: if the inputs are not as model.yaml promises.
     :raises ConfigError: if the features function raises, or returns something else than it must.
     """
+    found = load(job, partition, inputs, history)
+    return _beside(job, found, _made(job, found))
+
+
+def load(job: Job, partition: str, inputs: Artifact, history: Mapping[str, Artifact]) -> Delivered:
+    """Reads what features are built from, and nothing else: no other column, no column that is marked `pii`.
+
+    :raises DataError: if the inputs are not as model.yaml promises.
+    """
     data = job.config.data
     rows = tables.frame(job.storage, inputs, data.columns)
-    _check_key(rows, data.key, inputs.uri)
-    event_time = _event_times(rows, data.event_time, inputs.uri)
-    _in_partition(event_time, partition, data.partition, inputs.uri)
-    known = {name: tables.frame(job.storage, artifact) for name, artifact in history.items()}
+    check_key(rows, data.key, inputs.uri)
+    event_time = event_times(rows, data.event_time, inputs.uri)
+    in_partition(event_time, partition, data.partition, inputs.uri)
+    return Delivered(
+        rows=rows,
+        history=_history(job, partition, history, rows),
+        event_time=event_time,
+        as_of=event_time - parse_duration(data.lead),
+        uri=inputs.uri,
+    )
+
+
+def _history(job: Job, partition: str, given: Mapping[str, Artifact], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables that this version of the model declares, by name."""
+    declared = [*job.config.data.history, *([PAST] if job.config.data.past else [])]
+    if missing := [name for name in declared if name not in given]:
+        raise ConfigError(
+            f"{job.config.name}: the features need the history {', '.join(missing)}, which was not planned for or is no "
+            f"longer delivered with {partition}"
+        )
+    found = {name: _known(job, given[name]) for name in job.config.data.history}
+    return found | ({PAST: past.read(job, partition, given[PAST], rows)} if job.config.data.past else {})
+
+
+def _known(job: Job, artifact: Artifact) -> pd.DataFrame:
+    table = tables.read(job.storage, artifact)
+    found: pd.DataFrame = table.select(privacy.without(job, table.column_names)).to_pandas(ignore_metadata=True)
+    return found
+
+
+def _made(job: Job, found: Delivered) -> pd.DataFrame:
     function = job.model.function(job.config.features.build)
     try:
-        made = function(rows.copy(), known, event_time - parse_duration(data.lead))
+        made = function(found.rows.copy(), {name: table.copy() for name, table in found.history.items()}, found.as_of)
     except Exception as error:
         # The model's own code: a fault of it says nothing about the data, which stays due until the code is mended.
         where = f"{job.config.name}: {job.config.features.build}"
-        raise ConfigError(f"{where} raised {type(error).__name__}: {error} (on {inputs.uri})") from error
-    features = _checked(made, job, len(rows), rows.index)
-    features.insert(0, data.key, rows[data.key])
-    features.insert(1, data.event_time, event_time)
+        raise ConfigError(f"{where} raised {type(error).__name__}: {error} (on {found.uri})") from error
+    return checked(made, job, job.config.features.build, found.rows.index)
+
+
+def _held(job: Job, found: Delivered, made: pd.DataFrame) -> Verdict:
+    """The verdict on the features function, which must have passed."""
+    known_at = {name: table.known_at for name, table in job.config.data.history.items()} | {PAST: KNOWN_AT}
+    build: Function = job.model.function(job.config.features.build)
+    verdict = check_features(build, found.rows, found.history, found.as_of, known_at=known_at, made=made)
+    if not verdict.passed:
+        raise ConfigError(f"{job.config.name}: {job.config.features.build} is refused: {verdict.reason()}")
+    return verdict
+
+
+def _beside(job: Job, found: Delivered, made: pd.DataFrame) -> pd.DataFrame:
+    """The features with key and event time before them."""
+    data, features = job.config.data, made.copy()
+    features.insert(0, data.key, found.rows[data.key])
+    features.insert(1, data.event_time, found.event_time)
     return features
 
 
-def _check_key(rows: pd.DataFrame, key: str, uri: str) -> None:
-    if missing := int(rows[key].isna().sum()):
-        raise DataError(f"{uri}: the key {key!r} is null in {missing} rows")
-    if twice := int(rows[key].duplicated().sum()):
-        raise DataError(f"{uri}: the key {key!r} is not unique, {twice} rows repeat one")
+def checked(made: object, job: Job, where: str, index: pd.Index[Any]) -> pd.DataFrame:
+    """The features that a function of the model made, as float64 in the model's order.
 
-
-def _event_times(rows: pd.DataFrame, column: str, uri: str) -> pd.Series[Any]:
-    import pandas as pd
-
-    if not isinstance(rows[column].dtype, pd.DatetimeTZDtype):
-        raise DataError(f"{uri}: {column!r} must be a timestamp with a time zone, found {rows[column].dtype}")
-    if missing := int(rows[column].isna().sum()):
-        raise DataError(f"{uri}: the event time {column!r} is null in {missing} rows")
-    times: pd.Series[Any] = rows[column].dt.tz_convert("UTC")
-    return times
-
-
-def _in_partition(times: pd.Series[Any], partition: str, frequency: str, uri: str) -> None:
-    """Rows of another partition delivered under this name would be scored by a model that was fitted on them.
-
-    A day of slack leaves room for partitions that follow a local calendar.
+    :raises ConfigError: if it made something else, or of other rows.
+    :raises DataError: if a feature is no number.
     """
-    first, last = start(partition, frequency) - _SLACK, start(shift(partition, frequency, 1), frequency) + _SLACK
-    if times.min() < first or times.max() >= last:
-        raise DataError(
-            f"{uri}: event times from {times.min()} to {times.max()} do not belong to the partition {partition}"
-        )
-
-
-def _checked(made: object, job: Job, rows: int, index: pd.Index[Any]) -> pd.DataFrame:
     import pandas as pd
 
-    where = f"{job.config.name}: {job.config.features.build}"
+    rows, where = len(index), f"{job.config.name}: {where}"
     if not isinstance(made, pd.DataFrame):
         raise ConfigError(f"{where} returned {type(made).__name__}, expected a DataFrame")
     if len(made) != rows or not made.index.equals(index):
@@ -139,19 +192,3 @@ def _checked(made: object, job: Job, rows: int, index: pd.Index[Any]) -> pd.Data
     if odd:
         raise DataError(f"{where}: features must be numeric, these are not: {', '.join(odd)}")
     return made[wanted].astype("float64")
-
-
-def _labels(job: Job, artifact: Artifact, keys: pd.Series[Any]) -> pd.Series[Any]:
-    """The binary label of each key; NaN where it is null or not delivered."""
-    label, key = job.config.data.label, job.config.data.key
-    table = tables.read(job.storage, artifact, (key, label.column))
-    kind = table.schema.field(label.column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise DataError(f"{artifact.uri}: the label {label.column!r} must be a number, found {kind}")
-    values = table.to_pandas(ignore_metadata=True).set_index(key)[label.column]
-    if values.index.has_duplicates:
-        raise DataError(f"{artifact.uri}: {int(values.index.duplicated().sum())} keys have more than one label")
-    found = keys.map(values)
-    if found.isna().all():
-        raise DataError(f"{artifact.uri}: the label {label.column!r} is null or missing for every row of the partition")
-    return (found > label.positive_above).astype("float64").where(found.notna())

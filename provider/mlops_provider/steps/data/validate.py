@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.steps import tables
+from mlops_provider.steps.data import privacy
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
@@ -45,7 +46,9 @@ def validate(job: Job, arguments: ValidateArguments) -> ValidateResult:
     if dataset is None:
         raise DataError(f"partition {work.partition}: there are no inputs to validate")
     suite = _suite(job, name)
-    frame = tables.read(job.storage, dataset).to_pandas()
+    privacy.require_named(job, work)
+    table = tables.read(job.storage, dataset)
+    frame = privacy.veiled(table, job.config.data.pii).to_pandas()
     subject = f"{job.config.name} {work.partition} {arguments.suite} data"
     checks = [_check(result) for result in _results(suite, frame)]
     if len(checks) != len(suite.expectations):

@@ -11,6 +11,7 @@ from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import build
+from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Predictions, ScoreWork
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
@@ -81,7 +82,8 @@ def _scored(job: Job, work: ScoreWork) -> Predictions:
     features = build(job, work.partition, work.inputs, work.history)
     _later_than_seen(features[job.config.data.event_time].min(), work)
     scorer = Scorer.of(version.package, job.storage, threads=job.config.scoring.resources.cpu)
-    scores = scorer.score(features[list(version.package.features)].to_numpy())
+    given = applied(job, version.package.fitted, features[list(version.package.features)])
+    scores = scorer.score(given.to_numpy())
     decided = scores >= version.package.cut
     data, rows = job.config.data, len(scores)
     table = pa.table({

@@ -11,6 +11,7 @@ from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL, build
+from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Evaluation, Interval, ModelVersion, Package, Split, SplitRef
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
@@ -116,17 +117,23 @@ def _enough(blocks: Any, minimum: int) -> Check:
 
 def _scores(job: Job, package: Package, features: Any) -> Any:
     scorer = Scorer.of(package, job.storage, threads=job.config.scoring.resources.cpu)
-    return scorer.score(features[list(package.features)].to_numpy())
+    return scorer.score(applied(job, package.fitted, features[list(package.features)]).to_numpy())
 
 
 def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) -> Any:
     """The champion's scores of the holdout rows, with features built by the champion's own code."""
     own = job.with_code(champion.package.code)
-    if own.model.code_hash == job.model.code_hash and own.config.features == job.config.features:
-        return _scores(job, champion.package, rows)
+    if own.model.code_hash == job.model.code_hash and _shaping(own) == _shaping(job):
+        return _scores(own, champion.package, rows)
     work = split.holdout_work
     if work.inputs is None:
         raise AssertionError("an accepted partition has inputs")
     key = job.config.data.key
     built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[rows[key]]
     return _scores(own, champion.package, built)
+
+
+def _shaping(job: Job) -> tuple[object, ...]:
+    """What shapes the features beside the code: what it is handed, as of when."""
+    data = job.config.data
+    return job.config.features, data.lead, data.columns, data.pii, data.history, data.past, data.label

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlops_provider.checks import Check, Frozen, Verdict
 from mlops_provider.steps import tables
+from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Package, Trained
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
@@ -29,15 +30,17 @@ def package(job: Job, arguments: PackageArguments) -> Package:
     trained = arguments.trained
     text = job.storage.fetch(trained.booster).decode()
     content = export(text)
-    sample = tables.read(job.storage, trained.reference, job.config.features.columns).to_pandas().to_numpy()
+    sample = tables.read(job.storage, trained.reference, job.config.features.columns).to_pandas()
+    rows = applied(job, trained.fitted, sample).to_numpy()
     return Package(
         onnx=job.storage.write(job.under("models", trained.fingerprint, "model.onnx"), content),
         booster=trained.booster,
         reference=trained.reference,
         code=job.model.ref,
         features=job.config.features.columns,
+        fitted=trained.fitted,
         cut=job.config.evaluation.cut,
-        parity=parity(text, content, sample, tolerance=job.config.gates.parity, cut=job.config.evaluation.cut),
+        parity=parity(text, content, rows, tolerance=job.config.gates.parity, cut=job.config.evaluation.cut),
     )
 
 

@@ -111,8 +111,16 @@ def _claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) ->
 
 def _experiment(job: Job, mlflow: MlflowClient, name: str) -> str:
     """A server has a place for artifacts of its own; for a bare database they go below the artifact root."""
+    from mlflow.exceptions import MlflowException
+
     served = job.deployment.tracking_uri.startswith("http")
-    return str(mlflow.create_experiment(name, artifact_location=None if served else job.deployment.under("mlflow")))
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=None if served else job.deployment.under("mlflow")))
+    except MlflowException as error:
+        # Another registration was first, between our look and now.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (known := mlflow.get_experiment_by_name(name)):
+            raise
+        return str(known.experiment_id)
 
 
 def _adopted(mlflow: MlflowClient, claim: str, run_id: str) -> str:
@@ -162,6 +170,8 @@ def _save(job: Job, folder: Path, package: Package) -> None:
     pins = [f"{name}=={libraries()[name]}" for name in ("onnxruntime", "numpy")]
     mlflow.onnx.save_model(content, str(folder), signature=signature, pip_requirements=pins)
     folder.joinpath("model.txt").write_bytes(job.storage.fetch(package.booster))
+    if package.fitted:
+        folder.joinpath("fitted.json").write_bytes(job.storage.fetch(package.fitted))
     folder.joinpath("package.json").write_bytes(canonical_json(package.model_dump(mode="json"), indent=1))
 
 
@@ -213,6 +223,7 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "configuration": job.config.model_dump(mode="json"),
         "environment": trained.environment,
         "model_hash": trained.model_hash,
+        "fitted": trained.fitted.model_dump(mode="json") if trained.fitted else None,
         "drill": trained.drill,
         "evaluation": arguments.evaluation.model_dump(mode="json"),
         "parity": arguments.package.parity.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
+from mlops_provider.steps.data.statistics import applied, fit
 from mlops_provider.steps.records import Split, SplitRef, Trained
 from mlops_provider.steps.step import Job, libraries, source_version, step
 from mlops_provider.storage import digest
@@ -49,8 +50,9 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
     if arguments.drill == "shuffled_labels":
         labels = np.random.default_rng(job.config.training.seed).permutation(labels)
         log.warning("drill: labels are shuffled on purpose; the gate must refuse this candidate")
-    text = _fitted(job, features.to_numpy(), labels)
     fingerprint = version_fingerprint(job, split, arguments)
+    statistics = fit(job, features, labels, fingerprint)
+    text = _fitted(job, applied(job, statistics, features).to_numpy(), labels)
     sample = features.sample(min(_REFERENCE_ROWS, len(features)), random_state=job.config.training.seed)
     return Trained(
         booster=job.storage.write(job.under("models", fingerprint, "model.txt"), text.encode()),
@@ -59,6 +61,7 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
         fingerprint=fingerprint,
         rows=len(frame),
         split=arguments.split,
+        fitted=statistics,
         drill=arguments.drill,
         environment=environment(),
     )

@@ -161,6 +161,24 @@ def test_two_at_once_make_one_version(trained: World, tmp_path: Path) -> None:
     complete(trained, given)
 
 
+def test_an_experiment_that_another_creates_in_between_is_taken(
+    trained: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, look = candidate(trained), MlflowClient.get_experiment_by_name
+    looks: list[str] = []
+
+    def too_early(client: MlflowClient, name: str) -> Any:
+        looks.append(name)
+        if len(looks) > 1:
+            return look(client, name)
+        registry_of(trained).create_experiment(name, artifact_location=str(trained.artifacts / "mlflow"))
+        return None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    register(trained, given)
+    complete(trained, given)
+
+
 def test_two_creators_end_with_the_first_version(trained: World) -> None:
     mlflow = registry_of(trained)
     mlflow.create_registered_model("tiny")
