@@ -14,5 +14,3 @@ def test_a_file_that_appears_wakes_the_loop(site: Site) -> None:
     noticed.until(lambda: DAYS[0] in noticed.state().accepted, f"{DAYS[0]} accepted")
     woken = [run["run_type"] for run in noticed.runs("ci") if run["dag_run_id"] not in before]
     assert "asset_triggered" in woken
-    events = site.api.request("GET", "/assets/events", params={"name_pattern": "noticed.labels"})["asset_events"]
-    assert [event["extra"]["from_trigger"] for event in events if event["name"] == "noticed.labels"] == [True]
