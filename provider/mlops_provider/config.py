@@ -94,6 +94,8 @@ def _files_exist(config: ModelConfig, path: Path) -> None:
     """The files that a model.yaml names lie in the model's directory, or in that of a model it extends."""
     named = {
         "features.build": config.features.build.split(":")[0],
+        "features.fit": (config.features.fit or "").split(":")[0],
+        "features.apply": (config.features.apply or "").split(":")[0],
         "data.replay": (config.data.replay or "").split(":")[0],
         "data.suites.raw": config.data.suites.raw,
         "data.suites.features": config.data.suites.features,

@@ -22,7 +22,7 @@ from tools.demo.rest import AirflowApi, wait_until
 from tools.demo.services import REPOSITORY, Services
 
 LOOPS = ("ci", "ct", "cd", "cm", "score", "rollback")
-TINY = ("waits", "burst", "busy", "slow", "outage", "noticed")
+TINY = ("waits", "burst", "busy", "slow", "outage")
 PATIENCE = 300.0
 
 
@@ -142,9 +142,8 @@ def _include(include: Path) -> Path:
                 "dvc": {"path": name},
             }
         }
-        if name == "noticed":
-            changes["data"]["watch"] = {"poll": "1s"}
         if name == "slow":
+            changes["data"]["watch"] = {"poll": "1s"}
             changes["training"] = {"rounds": 12_000}
         write_model(include, name=name, **changes)
     shutil.copytree(REPOSITORY / "include" / "models" / "flight_delays", include / "models" / "flight_delays")

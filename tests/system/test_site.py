@@ -83,11 +83,11 @@ def test_bad_conf_is_refused_by_the_api_and_unknown_conf_by_plan(site: Site) -> 
 
 
 def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
+    """The model watches its data: nobody announces the files that wake its loops."""
     slow = site.model("slow")
     for day in DAYS[:3]:
         for what in ("inputs", "labels"):
             slow.put(day, what)
-    slow.event("labels")
     task = slow.until(lambda: slow.task("ct", "train", "running"), "training")
     os.kill(int(slow.until(lambda: _pid(slow, task), "training under way")), signal.SIGKILL)
     slow.settle(DAYS[2])
