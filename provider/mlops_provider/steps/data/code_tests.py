@@ -190,7 +190,7 @@ def _failed(case: Case) -> Check:
     name, outcome, message = case
     detail = " ".join(message.split())[:300]
     severity = "error" if outcome == "error" else "fail"
-    return Check(name=name[:200], passed=False, severity=severity, subject="tests", detail=detail)
+    return Check(name=name[:200], passed=False, severity=severity, detail=detail)
 
 
 def _cases(report: bytes | None) -> list[Case] | None:

@@ -296,11 +296,15 @@ def _left(path: Path, user: int | None) -> bytes | None:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
-        own = user is None or found.st_uid == user
         plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= _REPORT_BYTES
-        return file.read(_REPORT_BYTES) if plain and own else None
+        if not plain or (user is not None and found.st_uid != user):
+            return None
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(_REPORT_BYTES)
+    finally:
+        os.close(handle)
 
 
 def _tail(handle: int) -> str:
