@@ -205,11 +205,10 @@ def _environment(root: Path) -> dict[str, str]:
     }
 
 
-def _limits(bounds: Bounds, user: int | None) -> dict[str, int]:
+def _limits(bounds: Bounds, user: int | None) -> dict[str, tuple[int, int]]:
     # The system counts processes by user: those of the worker's own user are there already.
     before = _threads() if user is None else 0
     found = {
-        "RLIMIT_CPU": bounds.cpu_seconds,
         "RLIMIT_AS": bounds.memory,
         "RLIMIT_FSIZE": _FILE_BYTES,
         "RLIMIT_CORE": 0,
@@ -217,7 +216,9 @@ def _limits(bounds: Bounds, user: int | None) -> dict[str, int]:
     }
     if sys.platform != "linux":
         del found["RLIMIT_AS"], found["RLIMIT_NPROC"]
-    return found
+    # At the soft limit of CPU time comes a signal that says so, at the hard one the process is killed.
+    cpu = (bounds.cpu_seconds, bounds.cpu_seconds + 1)
+    return {"RLIMIT_CPU": cpu, **{name: (limit, limit) for name, limit in found.items()}}
 
 
 @contextlib.contextmanager

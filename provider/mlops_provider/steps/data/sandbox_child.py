@@ -20,8 +20,8 @@ def main() -> int:
     given = json.loads(sys.argv[1])
     if sys.platform == "linux":
         _bound(given["parent"])
-    for name, limit in given["limits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
+    for name, (soft, hard) in given["limits"].items():
+        resource.setrlimit(getattr(resource, name), (soft, hard))
     for folder in given["site"]:
         site.addsitedir(folder)
     sys.path.insert(0, os.getcwd())
@@ -31,11 +31,11 @@ def main() -> int:
 
 
 def _bound(parent: int) -> None:
-    """Gains no privileges by programs that would give them, and ends with the worker, should that be killed."""
+    """Ends with the worker, should that be killed, and gains no privileges by programs that would give them."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_PDEATHSIG, int(signal.SIGKILL))):
+    for option, value in ((_PR_SET_PDEATHSIG, int(signal.SIGKILL)), (_PR_SET_NO_NEW_PRIVS, 1)):
         if libc.prctl(option, value, 0, 0, 0):
             raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
     if os.getppid() != parent:

@@ -13,12 +13,13 @@ import pytest
 from mlops_provider.checks import Verdict
 from mlops_provider.exceptions import IntegrityError, MissingLibraryError, RequestError
 from mlops_provider.modelcode import pack
+from mlops_provider.steps import plan
 from mlops_provider.steps.data import code_tests
 from mlops_provider.steps.data.code_tests import CodeTested, judged, untested, verdict_of
 from mlops_provider.steps.data.commits import Commit
 from mlops_provider.steps.data.sandbox import Bounds, Ended
 from mlops_provider.steps.step import Job, Outcome
-from tests.support.tiny import World, outcome, write_model
+from tests.support.tiny import DAYS, World, outcome, write_model
 
 GOOD = "from features import build\n\ndef test_it():\n    assert callable(build)\n"
 BAD = "def test_it():\n    assert 1 == 2, 'one is not two'\n"
@@ -271,3 +272,31 @@ def test_the_verdict_names_what_was_tested(empty: World, runs: list[Bounds]) -> 
     kept = json.loads((empty.artifacts / "code_tests" / "tiny" / f"{job.model.ref.sha256}.json").read_text())
     assert kept["commit"] == commit.model_dump()
     assert kept["verdict"]["subject"] == f"tiny code {job.model.ref.sha256[:12]} (main, {'ab' * 6})"
+
+
+# --- in the loops ----------------------------------------------------------------------------------------------------
+
+
+def test_failing_tests_let_no_data_in(delivered: World, runs: list[Bounds]) -> None:
+    job = with_tests(delivered, BAD)
+    loops = delivered.loops(job)
+    assert loops.ci() is False
+    assert loops.ci() is False
+    assert [step.step for _, step in delivered.told] == ["test_code", "test_code"]
+    assert len(runs) == 1
+    assert delivered.records() == []
+
+
+def test_a_run_for_a_ref_takes_no_data_unless_a_partition_is_asked_for(delivered: World) -> None:
+    job = delivered.job()
+    assert plan.ci(job, ref="main") == []
+    assert [work.partition for work in plan.ci(job, ref="main", partition=DAYS[1])] == [DAYS[1]]
+    assert plan.code_due(job, "main")
+    assert not plan.code_due(job, None)
+
+
+def test_code_that_was_never_tested_is_due(delivered: World, runs: list[Bounds]) -> None:
+    job = with_tests(delivered)
+    assert plan.code_due(job, None)
+    came_of(job)
+    assert not plan.code_due(job, None)
