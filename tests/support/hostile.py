@@ -28,7 +28,10 @@ def secrets_in(data: bytes) -> list[str]:
 
 
 def processes() -> Iterator[Path]:
-    return (path for path in Path("/proc").iterdir() if path.name.isdigit() and path.name != str(os.getpid()))
+    """Other processes; by trial where the list of them cannot be read."""
+    for number in range(1, 100_000) if LOOT["fenced"] else map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if number != os.getpid() and os.path.exists(f"/proc/{number}"):
+            yield Path("/proc", str(number))
 
 
 def own_environment() -> list[str]:
@@ -86,6 +89,20 @@ def memory() -> list[str]:
     return []
 
 
+def connected() -> list[str]:
+    """The network: Airflow's API server, a cloud machine's metadata."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", LOOT["port"]), timeout=5):
+        return ["a TCP connection"]
+    return []
+
+
+def signalled() -> list[str]:
+    with contextlib.suppress(OSError):
+        os.kill(os.getppid(), 0)
+        return ["a signal"]
+    return []
+
+
 def traced() -> list[str]:
     libc = ctypes.CDLL(None)
     return ["the parent is traced"] if libc.ptrace(PTRACE_SEIZE, os.getppid(), None, None) == 0 else []
@@ -99,14 +116,18 @@ WAYS = (
     other_descriptors,
     taken_descriptors,
     memory,
+    connected,
+    signalled,
     traced,
 )
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_nothing_is_found(way) -> None:  # type: ignore[no-untyped-def]
-    if LOOT["same_user"] and way in (files, other_environments, other_descriptors):
+    if LOOT["same_user"] and not LOOT["fenced"] and way in (files, other_environments, other_descriptors):
         pytest.skip("the files of one user and its other processes are open to that user")
+    if not LOOT["fenced"] and (way is connected or (LOOT["same_user"] and way is signalled)):
+        pytest.skip("this kernel cannot keep it away")
     assert way() == []
 
 

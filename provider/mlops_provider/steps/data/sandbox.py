@@ -1,7 +1,8 @@
 """Runs pytest on other people's code in a process that has nothing of the worker's: not its environment, its open files,
 its user (where the worker is root), nor its time and memory without end.
 
-What it does not keep away: the network, and what the machine lets every user read. docs/security.md says so.
+Where the kernel has Landlock, neither the network nor files beside the libraries and the model are within reach;
+docs/security.md says what is where it has none.
 """
 
 from __future__ import annotations
@@ -33,6 +34,29 @@ _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBRE
 _FILE_BYTES = 256 * 2**20
 _REPORT_BYTES = 16 * 2**20
 _TOLD = 4_000
+# What a process needs of the machine, where the kernel lets us name it; libraries and the model come on top.
+_READABLE = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/ssl",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/self",
+    "/sys/devices/system/cpu",
+    "/dev/urandom",
+    "/dev/random",
+]
+_WRITABLE = ("/dev/null", "/dev/zero", "/dev/full")
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,7 @@ def run_tests(files: Mapping[str, bytes], bounds: Bounds) -> Ended:
         arguments = ["-p", "no:cacheprovider", "-q", "--tb=short", "--rootdir", str(root / "model")]
         arguments += ["--junitxml", str(root / "out" / "junit.xml"), "-o", "junit_family=xunit2", "tests"]
         given = {"arguments": arguments, "limits": _limits(bounds, user), "site": python.site, "parent": os.getpid()}
+        given |= _fence(root, python)
         environment = {**_environment(root), **python.environment}
         command = [*python.command, str(root / "child.py"), json.dumps(given)]
         began = time.monotonic()
@@ -188,6 +213,21 @@ def _put(path: Path, content: bytes, root: Path) -> None:
     path.chmod(0o644)
     for folder in path.relative_to(root).parents[:-1]:
         (root / folder).chmod(0o755)
+
+
+def _fence(root: Path, python: _Python) -> dict[str, list[str]]:
+    """What the process may read and write, where the kernel can see to it."""
+    home = [python.environment["PYTHONHOME"]] if python.doors else [sys.base_prefix, sys.prefix]
+    libraries = python.site or [p for p in sys.path if p.endswith("-packages")]
+    readable = [
+        *_READABLE,
+        *home,
+        *libraries,
+        str(Path(__file__).parents[3]),
+        str(root / "model"),
+        str(root / "child.py"),
+    ]
+    return {"readable": readable, "writable": [*_WRITABLE, *(str(root / name) for name in ("home", "tmp", "out"))]}
 
 
 def _environment(root: Path) -> dict[str, str]:

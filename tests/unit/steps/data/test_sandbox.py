@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -32,6 +34,8 @@ SECRETS = {
     "HTTPS_PROXY": "http://user:hidden-proxy@proxy",
 }
 ROOT = os.geteuid() == 0
+FENCE = ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6  # Landlock, with TCP and signals
+NO_FENCE = "sandbox._fence = lambda root, python: {'readable': [], 'writable': []}"
 AS_ROOT = pytest.mark.skipif(not ROOT, reason="only root can change its user")
 
 # A worker as Airflow has it: secrets in its environment from the start, its supervisor's sockets as 0 and 9.
@@ -66,7 +70,22 @@ def supervised() -> Iterator[tuple[int, int]]:
         yield requests, logs
 
 
-def loot(folder: Path, *, same_user: bool) -> dict[str, str]:
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can enter, which those below pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="mlops-reachable-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def loot(folder: Path, port: int, *, same_user: bool = False, fenced: bool = False) -> dict[str, str]:
     """The hostile test file, with a connection file to look for."""
     connections = folder / "connections.json"
     connections.write_text('{"aws_default": "hidden-file"}')
@@ -75,6 +94,8 @@ def loot(folder: Path, *, same_user: bool) -> dict[str, str]:
         "secrets": [*SECRETS.values(), "hidden-socket", "hidden-file"],
         "files": [str(connections)],
         "same_user": same_user,
+        "fenced": fenced,
+        "port": port,
     }
     return {"tests/test_hostile.py": HOSTILE.read_text(), "tests/loot.json": json.dumps(wanted)}
 
@@ -105,25 +126,41 @@ def worked(
 
 
 @AS_ROOT
-def test_another_user_finds_nothing_of_the_worker(tmp_path: Path) -> None:
-    status, output = worked(loot(tmp_path, same_user=False))
+def test_another_user_finds_nothing_of_the_worker(reachable: Path, port: int) -> None:
+    status, output = worked(loot(reachable, port), before=NO_FENCE)
     assert status == 0, output
-    assert "10 passed" in output
+    assert "11 passed, 1 skipped" in output  # the network
 
 
 @AS_ROOT
-def test_the_workers_own_user_finds_neither_its_environment_nor_its_sockets(tmp_path: Path) -> None:
-    user = sandbox.other_user()
-    with sandbox._python(user) as python:
-        status, output = worked(loot(tmp_path, same_user=True), asdict(python), user)
+@pytest.mark.skipif(not FENCE, reason="the kernel has no Landlock")
+def test_another_user_behind_the_fence_finds_nothing_and_reaches_nobody(reachable: Path, port: int) -> None:
+    status, output = worked(loot(reachable, port, fenced=True))
     assert status == 0, output
-    assert "7 passed, 3 skipped" in output
+    assert "12 passed" in output
 
 
-def test_the_hostile_tests_find_everything_where_nothing_keeps_them_from_it(tmp_path: Path) -> None:
+@AS_ROOT
+@pytest.mark.parametrize(
+    "fenced", [False, pytest.param(True, marks=pytest.mark.skipif(not FENCE, reason="no Landlock"))]
+)
+def test_the_workers_own_user_finds_neither_its_environment_nor_its_sockets(
+    reachable: Path, port: int, fenced: bool
+) -> None:
+    user = sandbox.other_user()
+    files = loot(reachable, port, same_user=True, fenced=fenced)
+    assert user is not None
+    os.chown(reachable / "connections.json", user, user)
+    with sandbox._python(user) as python:
+        status, output = worked(files, asdict(python), user, before="" if fenced else NO_FENCE)
+    assert status == 0, output
+    assert ("12 passed" if fenced else "7 passed, 5 skipped") in output
+
+
+def test_the_hostile_tests_find_everything_where_nothing_keeps_them_from_it(tmp_path: Path, port: int) -> None:
     folder = tmp_path / "tests"
     folder.mkdir()
-    for name, content in loot(tmp_path, same_user=False).items():
+    for name, content in loot(tmp_path, port).items():
         (tmp_path / name).write_text(content)
     with supervised() as (requests, logs):
         done = subprocess.run(
@@ -139,15 +176,18 @@ def test_the_hostile_tests_find_everything_where_nothing_keeps_them_from_it(tmp_
     assert set(SECRETS.values()) <= set(found["own_environment"])
     assert found["own_descriptors"].count("hidden-socket") == 2
     assert found["files"] == ["hidden-file"]
+    assert found["connected"] == ["a TCP connection"]
+    assert found["signalled"] == ["a signal"]
 
 
 @AS_ROOT
-def test_without_its_protection_the_parent_would_be_read(tmp_path: Path) -> None:
-    """The test above can fail: a worker that can be dumped is read by its own user."""
+def test_without_its_protection_the_parent_would_be_read(reachable: Path, port: int) -> None:
+    """The tests above can fail: a worker that can be dumped is read by its own user."""
     user = sandbox.other_user()
-    files = loot(tmp_path, same_user=True)
+    files = loot(reachable, port, same_user=True)
+    off = f"{NO_FENCE}\nsandbox._prctl = lambda option, value: 1"
     with sandbox._python(user) as python:
-        status, output = worked(files, asdict(python), user, before="sandbox._prctl = lambda option, value: 1")
+        status, output = worked(files, asdict(python), user, before=off)
     assert status == 1
     assert "FAILED tests/test_hostile.py::test_the_parent_keeps_its_secrets" in output
     assert "FAILED tests/test_hostile.py::test_nothing_is_found[taken_descriptors]" in output
