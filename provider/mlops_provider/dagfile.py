@@ -15,6 +15,7 @@ from mlops_provider.config import ModelConfig, discover, load, load_all
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.operators.base import environment, setting
 from mlops_provider.partitions import PATTERNS
+from mlops_provider.sections import REF
 
 # A slow cron leg under the events: should one be lost, the loop comes round all the same.
 SAFETY_NET = "17 * * * *"
@@ -81,6 +82,12 @@ def include_of(dag_file: str) -> str:
 def force() -> Param:
     """Param: do it again although nothing has changed."""
     return Param(False, type=["null", "boolean"], description="Do it again although nothing has changed.")
+
+
+def ref() -> Param:
+    """Param: a commit whose tests are to be run."""
+    about = "Test this branch, tag or commit of the model's code repository, and do nothing else."
+    return Param(None, type=["null", "string"], pattern=REF, description=about)
 
 
 def version() -> Param:

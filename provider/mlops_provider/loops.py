@@ -46,8 +46,10 @@ class Loops:
         return bool(done)
 
     def ci(self) -> bool:
-        done = 0
-        for work in plan.ci(self.job):
+        works, done = plan.ci(self.job), 0
+        if works and not self._code_is_sound():
+            return False
+        for work in works:
             if work.problem:
                 log.error("%s: waits: %s", work.partition, work.problem)
                 continue
@@ -104,6 +106,15 @@ class Loops:
             if judged.promote:
                 self._run("promote", version.split.holdout, version=version, judged=judged)
         return bool(versions)
+
+    def _code_is_sound(self) -> bool:
+        """Whether the model's own tests pass, if it has any."""
+        if not self.job.model.tests and self.job.config.data.code is None:
+            return True
+        verdict = self._run("test_code", "code", code=self.job.model.ref).verdict
+        if not verdict.passed:
+            log.error("no data is let in: %s", verdict.reason())
+        return bool(verdict.passed)
 
     def _judge(self, work: DataWork) -> None:
         raw = self._run("validate", work.partition, work=work, suite="raw")

@@ -23,7 +23,8 @@ from mlops_provider.config import ModelConfig
 from mlops_provider.exceptions import ConfigError, IntegrityError
 from mlops_provider.storage import Storage, digest, join
 
-_SKIPPED = {"__pycache__", ".ipynb_checkpoints", "tests"}
+_SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
+_TESTS = "tests/"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,7 +41,7 @@ class Model:
     :ivar config: the merged configuration.
     :ivar ref: where the archive lies.
     :ivar code_hash: hash of the model's Python files and suites. The configuration is not part of it: fingerprints take
-        the sections that matter to them, so that a changed gate does not make a new model.
+        the sections that matter to them, so that a changed gate does not make a new model. Neither are the tests.
     """
 
     def __init__(self, archive: bytes, ref: CodeRef) -> None:
@@ -48,8 +49,18 @@ class Model:
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             self._files = {name: packed.read(name) for name in packed.namelist()}
         self.config: ModelConfig = configs.validate(yaml.safe_load(self._files["model.yaml"]), f"{ref.uri}/model.yaml")
-        code = {name: hashlib.sha256(data).hexdigest() for name, data in self._files.items() if name != "model.yaml"}
-        self.code_hash = digest(code)
+        shaping = {name: data for name, data in self._files.items() if name != "model.yaml" and name not in self.tests}
+        self.code_hash = digest({name: hashlib.sha256(data).hexdigest() for name, data in shaping.items()})
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Every file of the archive by its path in the model's directory."""
+        return dict(self._files)
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The files of the model's own tests."""
+        return tuple(name for name in self._files if name.startswith(_TESTS))
 
     def read(self, name: str) -> bytes:
         """A file of the model's directory.

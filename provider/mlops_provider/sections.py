@@ -20,6 +20,7 @@ from pydantic import (
 from mlops_provider.partitions import Frequency, beside, parse_duration
 
 NAME = r"^[a-z][a-z0-9_]{1,62}$"
+REF = r"^[A-Za-z0-9][A-Za-z0-9._/@+#=-]{0,199}$"
 ENVIRONMENT = r"^[a-z][a-z0-9_-]{0,30}$"
 
 
@@ -165,6 +166,55 @@ class Past(Section):
 PAST, KNOWN_AT = "past", "known_at"
 
 
+class Limits(Section):
+    """What the model's own tests may use. Each process may use that much; `wall` ends all of them.
+
+    :param memory: address space, which is more than what is resident: pandas alone asks for half a gibibyte.
+    """
+
+    cpu_seconds: int = Field(300, ge=1, le=86_400)
+    memory: str = Field("4GiB", pattern=r"^[1-9]\d{0,5}(MiB|GiB)$")
+    wall: Duration = "10m"
+    processes: int = Field(64, ge=1, le=4_096)
+
+
+class Code(Section):
+    """Where the model's code and its tests are looked up when a run asks for a commit. Never taken from `conf`.
+
+    :param repository: git repository; None if only the code as deployed is tested.
+    :param path: the model's directory in it; ``include/models/<name>`` if not given.
+    :param refs: regular expression that the whole of an asked ref must match.
+    :param protected: branches that only reviewed code gets into; a commit must be reachable from one of them.
+    :param allow_untrusted_refs: test commits that are not, for instance those of a merge request.
+    """
+
+    repository: str | None = Field(None, pattern=r"^[A-Za-z0-9._/~]")
+    path: Inside | None = None
+    refs: str = r"[A-Za-z0-9].*"
+    protected: tuple[Annotated[str, StringConstraints(pattern=REF)], ...] = Field(("main",), min_length=1)
+    allow_untrusted_refs: bool = False
+    limits: Limits = Limits()
+
+    @field_validator("repository")
+    @classmethod
+    def _no_secret(cls, repository: str | None) -> str | None:
+        scheme = (repository or "").partition("://")[0]
+        if "::" in scheme or ("://" in (repository or "") and scheme not in ("https", "http", "ssh", "git", "file")):
+            raise ValueError("must be a path or an address with https://, http://, ssh://, git:// or file://")
+        if re.match(r"[a-z]+://[^/@]*:[^/@]*@", repository or ""):
+            raise ValueError("must hold no password: git's credential helpers bring it")
+        return repository
+
+    @field_validator("refs")
+    @classmethod
+    def _expression(cls, refs: str) -> str:
+        try:
+            re.compile(refs)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return refs
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
@@ -174,6 +224,7 @@ class Data(Section):
     :param history: further tables handed to the features function by name.
     :param past: hands it the outcomes of earlier partitions, too.
     :param lead: how long before `event_time` the prediction is made: nothing known later may be used.
+    :param code: repository and limits of the model's own tests.
     :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
     :param watch: look for new inputs and labels, instead of being told. It shapes no model, so that it is no part of the
         code archive and of fingerprints.
@@ -191,6 +242,7 @@ class Data(Section):
     label: Label
     suites: Suites
     dvc: Dvc
+    code: Code | None = None
     replay: Function | None = None
     watch: Watch | None = Field(None, exclude=True)
 

@@ -105,7 +105,7 @@ def named(*kinds: str) -> list[str]:
 def test_ci_takes_each_delivered_month_through_all_its_tasks(story: Story) -> None:
     run = story("accepted").run
     tasks = ("validate_raw", "build_features", "validate_features", "snapshot")
-    wanted = {f"partition.{task}[{place}]" for task in tasks for place in (0, 1)} | {"plan"}
+    wanted = {f"partition.{task}[{place}]" for task in tasks for place in (0, 1)} | {"plan", "test_code"}
     assert run.state == "success"
     assert run.states() == dict.fromkeys(wanted, "success")
     assert [work["partition"] for work in run.task("plan").result] == ["2013-01", "2013-02"]

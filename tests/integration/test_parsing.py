@@ -43,7 +43,8 @@ HEAVY = {
 STRUCTURE: dict[str, dict[str, tuple[set[str], str, set[str]]]] = {
     "ci": {
         "plan": (set(), "all_success", set()),
-        "partition.validate_raw": ({"plan"}, "all_success", set()),
+        "test_code": ({"plan"}, "all_success", set()),
+        "partition.validate_raw": ({"plan", "test_code"}, "none_failed_min_one_success", set()),
         "partition.build_features": ({"plan", "partition.validate_raw"}, "all_success", set()),
         "partition.validate_features": ({"plan", "partition.build_features"}, "all_success", set()),
         "partition.snapshot": (
@@ -89,7 +90,7 @@ WOKEN_BY = {
 }
 CLOCK = {**dict.fromkeys(("ci", "score", "ct", "cd"), "17 * * * *"), "cm": "0 6 * * *"}
 PARAMS = {
-    "ci": {"partition", "force"},
+    "ci": {"partition", "force", "ref"},
     "score": {"partition"},
     "cm": set(),
     "ct": {"partition", "drill", "force"},

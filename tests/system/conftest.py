@@ -23,6 +23,7 @@ from tools.demo.services import REPOSITORY, Services
 
 LOOPS = ("ci", "ct", "cd", "cm", "score", "rollback")
 TINY = ("waits", "burst", "busy", "slow", "outage")
+CODED = "coded"  # a model whose code lies in a repository of its own
 PATIENCE = 300.0
 
 
@@ -125,7 +126,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     # No DAG file changes here: what looking for changes costs would only slow down the loops.
     extra = {"AIRFLOW__CORE__PARALLELISM": "3", "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120"}
     with Services(root / "home", include=include, extra_env=extra) as services, services.api() as api:
-        api.wait_for_dags([f"{name}.{loop}" for name in (*TINY, "flights_short") for loop in LOOPS])
+        api.wait_for_dags([f"{name}.{loop}" for name in (*TINY, CODED, "flights_short") for loop in LOOPS])
         # Every DAG makes up for the last tick of its clock when it is first seen.
         wait_until(lambda: not api.runs(state=["queued", "running"], limit=1), "quiet", timeout=PATIENCE, poll=0.5)
         yield Site(services, api)
@@ -146,6 +147,9 @@ def _include(include: Path) -> Path:
             changes["data"]["watch"] = {"poll": "1s"}
             changes["training"] = {"rounds": 12_000}
         write_model(include, name=name, **changes)
+    coded = write_model(include, name=CODED, data={"dvc": {"path": CODED}, "code": {"repository": "code.git"}})
+    coded.joinpath("tests").mkdir()
+    coded.joinpath("tests", "test_it.py").write_text("def test_it(): pass\n")
     shutil.copytree(REPOSITORY / "include" / "models" / "flight_delays", include / "models" / "flight_delays")
     variant = {
         "extends": "../flight_delays/model.yaml",

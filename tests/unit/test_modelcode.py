@@ -73,12 +73,22 @@ def test_a_comment_in_the_configuration_changes_nothing(directory: Path, tmp_pat
     assert same(directory, tmp_path, before) == (True, True)
 
 
-@pytest.mark.parametrize("stray", ["tests/test_it.py", "__pycache__/x.pyc", ".git/config", ".env", "model.prod.yaml"])
+@pytest.mark.parametrize(
+    "stray", ["tests/__pycache__/x.pyc", "__pycache__/x.pyc", ".git/config", ".env", "model.prod.yaml"]
+)
 def test_what_is_no_code_stays_out(directory: Path, tmp_path: Path, stray: str) -> None:
     before = packed(directory, tmp_path)
-    (directory / stray).parent.mkdir(exist_ok=True)
+    (directory / stray).parent.mkdir(exist_ok=True, parents=True)
     (directory / stray).write_text("{}")
     assert same(directory, tmp_path, before) == (True, True)
+
+
+def test_tests_travel_with_the_code_and_make_no_other_model(directory: Path, tmp_path: Path) -> None:
+    before = packed(directory, tmp_path)
+    (directory / "tests").mkdir()
+    (directory / "tests" / "test_it.py").write_text("def test_it(): pass\n")
+    assert same(directory, tmp_path, before) == (False, True)
+    assert packed(directory, tmp_path).tests == ("tests/test_it.py",)
 
 
 def test_the_archive_holds_the_model(directory: Path, tmp_path: Path) -> None:

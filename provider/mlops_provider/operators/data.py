@@ -1,14 +1,48 @@
-"""CI: validate, build features, version; and bring a version back."""
+"""CI: test the code, validate, build features, version; and bring a version back."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.exceptions import DataError, Refused
 from mlops_provider.operators.base import StepOperator
+
+log = logging.getLogger(__name__)
+
+
+class TestCodeOperator(StepOperator):
+    """Runs the model's own tests, confined, and keeps their verdict for the gate; a failed test fails the task.
+
+    Skipped, without any verdict, if the model has neither tests nor the section data.code.
+
+    :param ref: branch, tag or commit id in the model's code repository; the code as deployed if None.
+    """
+
+    __test__ = False  # the name is no promise to pytest
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "ref")
+
+    def __init__(self, *, ref: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ref = ref
+
+    def run(self, context: Context) -> Any:
+        if self.ref:
+            arguments = self.outcome(context, "resolve_code", {"ref": self.ref}).result
+            log.info("%s is commit %s", self.ref, arguments["commit"]["sha"])
+        else:
+            arguments = {"code": self.code_ref(context).model_dump(mode="json")}
+        outcome = self.outcome(context, "test_code", arguments)
+        if outcome.result["verdict"] is None:
+            raise AirflowSkipException(f"{self.model} has no tests: nothing was tested, no verdict is kept")
+        if outcome.result["report"]:
+            log.info("JUnit file: %s", outcome.result["report"]["uri"])
+        _require(outcome.result["verdict"])
+        return self.packed(context, outcome)
 
 
 class _JudgingOperator(StepOperator):

@@ -15,7 +15,7 @@ from mlops_provider.operators.base import StepOperator
 log = logging.getLogger(__name__)
 
 _PARAMS: dict[str, tuple[str, ...]] = {
-    "ci": ("partition", "force"),
+    "ci": ("partition", "force", "ref"),
     "score": ("partition",),
     "cm": (),
     "ct": ("partition", "drill", "force"),
@@ -49,8 +49,8 @@ class PlanOperator(StepOperator):
         self.mend(job)
         if self.loop == "rollback":
             return asked
-        work = getattr(plan, self.loop)(job, **{k: v for k, v in asked.items() if k in ("partition", "version")})
-        if not work:
+        work = getattr(plan, self.loop)(job, **{k: v for k, v in asked.items() if k in ("partition", "version", "ref")})
+        if not work and not (self.loop == "ci" and plan.code_due(job, asked["ref"])):
             raise AirflowSkipException(f"nothing is due for {self.model}.{self.loop}")
         log.info("due: %s", work)
         if isinstance(work, list):

@@ -20,6 +20,7 @@ from mlops_provider.ledger import Record, champion, last
 from mlops_provider.partitions import is_partition, parse_duration, shift, start
 from mlops_provider.sections import PAST, Data
 from mlops_provider.steps.data import past
+from mlops_provider.steps.data.code_tests import untested
 from mlops_provider.steps.data.rows import SLACK
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
@@ -216,8 +217,13 @@ class State:
         return sorted(name for name in names if is_partition(name, self.data.partition))
 
 
-def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
-    """Labelled partitions that have not been judged as they lie there now. A partition that is asked for is judged again."""
+def ci(job: Job, *, partition: str | None = None, ref: str | None = None) -> list[DataWork]:
+    """Labelled partitions that have not been judged as they lie there now. A partition that is asked for is judged again.
+
+    :param ref: a commit whose tests are asked for: a run for them does nothing else, unless a partition is named as well.
+    """
+    if ref is not None and partition is None:
+        return []
     state = State(job)
     if partition is not None:
         _known(job, partition)
@@ -225,6 +231,11 @@ def ci(job: Job, *, partition: str | None = None) -> list[DataWork]:
     arrived = sorted(set(state.inputs) | set(state.labels))
     works = (state.work(name) for name in arrived if name in state.labels)
     return [state.with_past(work) for work in works if not state.judged(work)]
+
+
+def code_due(job: Job, ref: str | None) -> bool:
+    """Whether tests are to be run although no partition is due: those of a ref, or of code that has no verdict yet."""
+    return ref is not None or untested(job)
 
 
 def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:

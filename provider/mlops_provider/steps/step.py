@@ -44,6 +44,8 @@ STEPS = {
     "refuse_data": "data.snapshot",
     "checkout": "data.checkout",
     "collect_garbage": "data.garbage",
+    "resolve_code": "data.commits",
+    "test_code": "data.code_tests",
     "train": "training.train",
     "package": "training.package",
     "evaluate": "training.evaluate",
@@ -146,6 +148,7 @@ class Step(Generic[A, R]):
     :param code: whether the model's own code shapes it.
     :param cached: whether an equal fingerprint may answer with the stored result.
     :param publish: makes the result visible to others, whether it was computed or reused; returns the one that stands.
+    :param keep: whether a result may answer the next time; None if every result may.
     """
 
     name: str
@@ -156,6 +159,7 @@ class Step(Generic[A, R]):
     code: bool
     cached: bool
     publish: Callable[[Job, R], R] | None = None
+    keep: Callable[[R], bool] | None = None
 
     def __call__(self, job: Job, arguments: A) -> R:
         """Calls the step in this process, with reuse; for steps that call each other and for notebooks."""
@@ -194,7 +198,7 @@ class Step(Generic[A, R]):
             seconds=round(time.monotonic() - began, 3),
             result=result.model_dump(mode="json"),
         )
-        if self.cached:
+        if self.cached and (self.keep is None or self.keep(result)):
             job.storage.write_json(uri, outcome.model_dump(mode="json"))
         return outcome
 
@@ -227,11 +231,12 @@ def step(
     code: bool = False,
     cached: bool = True,
     publish: Callable[[Job, R], R] | None = None,
+    keep: Callable[[R], bool] | None = None,
 ) -> Callable[[Callable[[Job, A], R]], Step[A, R]]:
     """Declares a function as a step."""
 
     def declare(function: Callable[[Job, A], R]) -> Step[A, R]:
-        return Step(name, function, arguments, result, sections, code, cached, publish)
+        return Step(name, function, arguments, result, sections, code, cached, publish, keep)
 
     return declare
 
