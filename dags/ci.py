@@ -5,7 +5,12 @@ from typing import Any
 from airflow.sdk import DAG, task_group
 
 from mlops_provider.dagfile import ModelDags, force, models
-from mlops_provider.operators.data import BuildFeaturesOperator, SnapshotDataOperator, ValidateDataOperator
+from mlops_provider.operators.data import (
+    BuildFeaturesOperator,
+    CompareHistoryOperator,
+    SnapshotDataOperator,
+    ValidateDataOperator,
+)
 from mlops_provider.operators.plan import PlanOperator
 
 
@@ -23,11 +28,12 @@ def ci(model: ModelDags) -> DAG:
             features = ValidateDataOperator(
                 **model.step("validate_features", plan.output), **shared, suite="features", built=built.output
             )
+            history = CompareHistoryOperator(**model.step("compare_history", plan.output), **shared, built=built.output)
             SnapshotDataOperator(
                 **model.step("snapshot", plan.output),
                 **shared,
                 built=built.output,
-                validated=[raw.output, features.output],
+                validated=[raw.output, features.output, history.output],
                 outlets=[model.assets.data],
             )
             raw >> built

@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.hooks.mlflow"]}],
+        "extra-links": ["mlops_provider.links.ValidationReportLink"],
         "connection-types": [
             {
                 "connection-type": "mlflow",

@@ -81,6 +81,25 @@ class Dvc(Section):
     path: Name
 
 
+class Changes(Section):
+    """How far a partition may differ from the accepted ones before it, and from what is plausible.
+
+    :param row_count: relative: rows more or fewer, as a share of the last accepted partition's rows.
+    :param null_share: absolute: a column's share of nulls may differ by this much from the last accepted partition's.
+    :param columns: what a column of the inputs that was added, removed or retyped means; `jumps` and `duplicates` likewise.
+    :param leakage: a feature whose AUC against the label, alone and in either direction, is above this is a leak.
+    :param partitions: how many accepted partitions may not share a key with this one.
+    """
+
+    row_count: float = Field(0.5, gt=0, allow_inf_nan=False)
+    null_share: Share = 0.2
+    jumps: Literal["fail", "warn"] = "warn"
+    columns: Literal["fail", "warn"] = "fail"
+    duplicates: Literal["fail", "warn"] = "fail"
+    leakage: float = Field(0.98, gt=0.5, le=1)
+    partitions: int = Field(12, ge=1, le=1_000)
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
@@ -89,6 +108,7 @@ class Data(Section):
     :param history: further tables handed to the features function by name.
     :param lead: how long before `event_time` the prediction is made: nothing known later may be used.
     :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
+    :param changes: what a partition is held against beside its suites.
     """
 
     source: str
@@ -102,6 +122,7 @@ class Data(Section):
     suites: Suites
     dvc: Dvc
     replay: Function | None = None
+    changes: Changes = Changes()
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Context
+from airflow.sdk import BaseOperatorLink, Context
 
 from mlops_provider.exceptions import DataError, Refused
+from mlops_provider.links import REPORT, ValidationReportLink, report_address
 from mlops_provider.operators.base import StepOperator
+
+if TYPE_CHECKING:
+    from mlops_provider.steps.step import Outcome
 
 
 class _JudgingOperator(StepOperator):
@@ -27,6 +31,8 @@ class _JudgingOperator(StepOperator):
         """Runs the step; a refusal for what the data is counts until the partition is delivered anew."""
         try:
             outcome = self.outcome(context, step, {"work": self.work, **arguments})
+            if report := outcome.result.get("report"):
+                context["ti"].xcom_push(REPORT, report_address(self.model, report["uri"]))
             if "verdict" in outcome.result:
                 _require(outcome.result["verdict"])
         except (DataError, Refused) as error:
@@ -44,6 +50,7 @@ class ValidateDataOperator(_JudgingOperator):
     """
 
     template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+    operator_extra_links: Collection[BaseOperatorLink] = (ValidationReportLink(),)
 
     def __init__(self, *, suite: str, built: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -62,11 +69,32 @@ class BuildFeaturesOperator(_JudgingOperator):
         return self.judge(context, "build_features", {})
 
 
+class CompareHistoryOperator(_JudgingOperator):
+    """Holds a partition against the accepted ones, and looks for leakage and event times out of place.
+
+    :param built: result of BuildFeaturesOperator.
+    """
+
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+    operator_extra_links: Collection[BaseOperatorLink] = (ValidationReportLink(),)
+
+    def __init__(self, *, built: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.built = built
+
+    def run(self, context: Context) -> Any:
+        return self.judge(context, "compare_history", {"table": self.built["table"]})
+
+    def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
+        # Named by content: the ledger moves on under equal arguments, and what an earlier run handed over must stay.
+        return self.fitted(context, outcome.result)
+
+
 class SnapshotDataOperator(_JudgingOperator):
     """Versions the feature table with DVC and records that the partition was accepted.
 
     :param built: result of BuildFeaturesOperator.
-    :param validated: results of ValidateDataOperator, all of which must have passed.
+    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed.
     """
 
     template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built", "validated")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL = "label"
-_SLACK = dt.timedelta(days=1)
+SLACK = dt.timedelta(days=1)
 
 
 class FeaturesArguments(Frozen):
@@ -117,7 +117,7 @@ def _in_partition(times: pd.Series[Any], partition: str, frequency: str, uri: st
 
     A day of slack leaves room for partitions that follow a local calendar.
     """
-    first, last = start(partition, frequency) - _SLACK, start(shift(partition, frequency, 1), frequency) + _SLACK
+    first, last = start(partition, frequency) - SLACK, start(shift(partition, frequency, 1), frequency) + SLACK
     if times.min() < first or times.max() >= last:
         raise DataError(
             f"{uri}: event times from {times.min()} to {times.max()} do not belong to the partition {partition}"
