@@ -193,7 +193,7 @@ def _duplicates(job: Job, mine: Profile, work: DataWork, others: list[Record]) -
             found[record.partition] = keys
     key, severity = job.config.data.key, job.config.data.changes.duplicates
     names = sorted(record.partition for record in others)
-    looked = f"against {len(names)} accepted partitions, {names[0]} to {names[-1]}"
+    looked = f"accepted partitions looked at: {len(names)}, {names[0]} to {names[-1]}"
     return [
         Check(
             name="duplicate_keys",
