@@ -63,13 +63,14 @@ def compare_history(job: Job, arguments: HistoryArguments) -> HistoryResult:
     checks = (*compared.checks, _event_times(job, work), *leakage(job, table))
     verdict = compared.model_copy(update={"checks": checks})
     known = near(records, work.partition, 1)
-    versions = {f"accepted {r.partition}": str(r.facts["data"]["tag"]) for r in known}
+    facts = {"rows": str(profile(job, ProfileArguments(work=work, table=table)).profile.inputs.rows)}
+    facts |= {f"held against {r.partition}": str(r.facts["data"]["tag"]) for r in known}
     data = {"inputs": work.inputs, "feature table": table}
     return HistoryResult(
         partition=work.partition,
         against=known[0].partition if known else None,
         verdict=verdict,
-        report=write_report(job, verdict, partition=work.partition, suite="history", data=data, facts=versions),
+        report=write_report(job, verdict, partition=work.partition, suite="history", data=data, facts=facts),
     )
 
 

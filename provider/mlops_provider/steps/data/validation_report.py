@@ -39,12 +39,11 @@ p { margin: .25rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: .8rem; font-weight: 600; color: var(--faint); }
 th, td { padding: .4rem .7rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { overflow-wrap: anywhere; min-width: 4rem; }
-td.name { min-width: 13rem; }
-td.number { white-space: nowrap; }
-td.detail { min-width: 16rem; }
-.facts th { width: 12rem; padding-right: 1rem; }
-.state { font-weight: 600; white-space: nowrap; min-width: 9.5rem; }
+td { overflow-wrap: break-word; min-width: 4rem; max-width: 22rem; }
+td.detail { min-width: 14rem; max-width: 30rem; }
+.facts th { width: 10rem; padding-right: 1rem; }
+.facts td { max-width: none; overflow-wrap: anywhere; }
+.state { font-weight: 600; min-width: 5.5rem; }
 .error { color: var(--error); } .fail { color: var(--fail); } .warn { color: var(--warn); } .pass { color: var(--pass); }
 code { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 @media print { body { max-width: none; padding: 0; } }
@@ -132,8 +131,8 @@ def _checks(verdict: Verdict) -> str:
 
 def _row(check: Check) -> str:
     cells = (
-        ("name", f"<code>{escape(check.name)}</code>"),
-        ("", f"<code>{escape(check.subject)}</code>"),
+        ("name", _code(check.name)),
+        ("", _code(check.subject)),
         _value(check.value),
         _value(check.threshold),
         ("detail", escape(check.detail)),
@@ -144,6 +143,11 @@ def _row(check: Check) -> str:
 
 def _cell(kind: str, content: str) -> str:
     return f'<td class="{kind}">{content}</td>'
+
+
+def _code(name: str) -> str:
+    """A name that may break into lines at its underscores, and nowhere else."""
+    return f"<code>{escape(name).replace('_', '_<wbr>')}</code>"
 
 
 def _value(value: float | str | None) -> tuple[str, str]:
