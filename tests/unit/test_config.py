@@ -297,3 +297,21 @@ def test_the_schema_describes_every_section() -> None:
     schema = ModelConfig.model_json_schema()
     assert set(schema["properties"]) == set(ModelConfig.model_fields)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"row_count": 0}, "row_count"),
+        ({"null_share": 1.5}, "null_share"),
+        ({"leakage": 0.5}, "leakage"),
+        ({"leakage": 1.1}, "leakage"),
+        ({"partitions": 0}, "partitions"),
+        ({"columns": "ignore"}, "columns"),
+        ({"duplicates": "error"}, "duplicates"),
+        ({"schema": "warn"}, "schema"),
+    ],
+)
+def test_impossible_limits_of_changes_are_refused(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.changes\.{place}: "):
+        load(write_model(tmp_path, data={"changes": changes}))

@@ -150,7 +150,8 @@ def batches(storage: Storage, artifact: Artifact, columns: Sequence[str] | None 
     :raises DataError: if the file is no parquet, has no rows, or lacks a column.
     """
     with opened(storage, artifact, columns or ()) as file:
-        yield from file.iter_batches(_ROWS, columns=list(columns) if columns else None)
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(_ROWS, row_groups=[group], columns=list(columns) if columns else None)
 
 
 @contextmanager
@@ -161,7 +162,7 @@ def opened(storage: Storage, artifact: Artifact, columns: Sequence[str] = ()) ->
     """
     content = storage.fetch(artifact)
     try:
-        file = pq.ParquetFile(io.BytesIO(content))
+        file = pq.ParquetFile(pa.BufferReader(content))  # reads from the bytes, where BytesIO would copy them
         tables.require(file.schema_arrow.names, columns, artifact.uri)
         if not file.metadata.num_rows:
             raise DataError(f"{artifact.uri} has no rows")
