@@ -86,7 +86,8 @@ class Changes(Section):
 
     :param row_count: relative: rows more or fewer, as a share of the last accepted partition's rows.
     :param null_share: absolute: a column's share of nulls may differ by this much from the last accepted partition's.
-    :param columns: what a column of the inputs that was added, removed or retyped means; `jumps` and `duplicates` likewise.
+    :param columns: what a column of the inputs that was added, removed or retyped means; `jumps` likewise.
+    :param duplicates: what a key means that was accepted before; ``allow`` where keys name what returns, a customer say.
     :param leakage: a feature whose AUC against the label, alone and in either direction, is above this is a leak.
     :param partitions: how many accepted partitions may not share a key with this one.
     """
@@ -95,7 +96,7 @@ class Changes(Section):
     null_share: Share = 0.2
     jumps: Literal["fail", "warn"] = "warn"
     columns: Literal["fail", "warn"] = "fail"
-    duplicates: Literal["fail", "warn"] = "fail"
+    duplicates: Literal["fail", "warn", "allow"] = "fail"
     leakage: float = Field(0.98, gt=0.5, le=1)
     partitions: int = Field(12, ge=1, le=1_000)
 

@@ -24,7 +24,7 @@ from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
 from mlops_provider.steps import plan, tables
-from mlops_provider.steps.data.profile import kept
+from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
 from tests.support.tiny import DAYS, call, feed, write_model
@@ -282,7 +282,8 @@ def test_a_partition_on_s3_is_held_against_an_accepted_one_and_its_report_is_ser
 ) -> None:
     (work,) = plan.ci(job)
     table = call(job, "build_features", work=work).table
-    facts = {"identity": work.identity, "data": {"tag": "first"}, "profile": kept(job, work, table)}
+    file = profile(job, ProfileArguments(work=work, table=table)).file
+    facts = {"identity": work.identity, "data": {"tag": "first"}, "profile": file.model_dump(mode="json")}
     job.ledger.append(Draft(kind="data", partition=DAYS[0], outcome="accepted", reason="", facts=facts), actor="test")
     for what in ("inputs", "labels"):
         feed.deliver(str(tmp_path / "data"), DAYS[1], what)

@@ -32,6 +32,7 @@ from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
 
 _EXAMPLES = 5
+_ALLOW = "then set data.changes.duplicates: allow"
 
 
 class HistoryArguments(Frozen):
@@ -59,12 +60,14 @@ def compare_history(job: Job, arguments: HistoryArguments) -> HistoryResult:
     :raises IntegrityError: if what was kept of an accepted partition is gone or damaged.
     """
     work, table, records = arguments.work, arguments.table, job.ledger.records()
-    compared = against_history(job, work, table, records)
+    mine = profile(job, ProfileArguments(work=work, table=table)).profile
+    compared = against_history(job, work, mine, records)
     checks = (*compared.checks, _event_times(job, work), *leakage(job, table))
     verdict = compared.model_copy(update={"checks": checks})
     known = near(records, work.partition, 1)
-    facts = {"rows": str(profile(job, ProfileArguments(work=work, table=table)).profile.inputs.rows)}
-    facts |= {f"held against {r.partition}": str(r.facts["data"]["tag"]) for r in known}
+    facts = {"rows": str(mine.inputs.rows)} | {
+        f"held against {r.partition}": str(r.facts["data"]["tag"]) for r in known
+    }
     data = {"inputs": work.inputs, "feature table": table}
     return HistoryResult(
         partition=work.partition,
@@ -74,7 +77,7 @@ def compare_history(job: Job, arguments: HistoryArguments) -> HistoryResult:
     )
 
 
-def against_history(job: Job, work: DataWork, table: Artifact, records: tuple[Record, ...]) -> Verdict:
+def against_history(job: Job, work: DataWork, mine: Profile, records: tuple[Record, ...]) -> Verdict:
     """The part that depends on the ledger: shapes against the last accepted partition, keys against the last several.
 
     :raises DataError: if a table of the partition cannot be read.
@@ -85,7 +88,6 @@ def against_history(job: Job, work: DataWork, table: Artifact, records: tuple[Re
     if not others:
         told = "no other partition has been accepted yet: there is nothing to compare with"
         return Verdict(subject=subject, checks=(Check(name="history", passed=True, detail=told),))
-    mine = profile(job, ProfileArguments(work=work, table=table)).profile
     return Verdict(subject=subject, checks=(*_shapes(job, mine, others[0]), *_duplicates(job, mine, work, others)))
 
 
@@ -186,13 +188,15 @@ def _null_shares(job: Job, subject: str, mine: TableProfile, theirs: TableProfil
 
 def _duplicates(job: Job, mine: Profile, work: DataWork, others: list[Record]) -> list[Check]:
     """A check for each accepted partition that holds a key of this one; one that passed if none does."""
+    key, severity = job.config.data.key, job.config.data.changes.duplicates
+    if severity == "allow":
+        return [Check(name="duplicate_keys", passed=True, subject=key, detail="keys may return, says model.yaml")]
     hashes, found = key_hashes(job, mine), {}
     for record in others:
         # One partition after the other: memory holds the hashes of two.
         alike = hashes[_among(hashes, _their_hashes(job, record))]
         if len(alike) and (keys := _shared(job, work, record, alike)):
             found[record.partition] = keys
-    key, severity = job.config.data.key, job.config.data.changes.duplicates
     names = sorted(record.partition for record in others)
     looked = f"accepted partitions looked at: {len(names)}, {names[0]} to {names[-1]}"
     return [
@@ -203,7 +207,7 @@ def _duplicates(job: Job, mine: Profile, work: DataWork, others: list[Record]) -
             threshold=0.0,
             severity=severity,
             subject=key,
-            detail=f"also in {partition}, for instance {', '.join(keys[:_EXAMPLES])}",
+            detail=f"also in {partition}, for instance {', '.join(keys[:_EXAMPLES])}; may keys return? {_ALLOW}",
         )
         for partition, keys in found.items()
     ] or [Check(name="duplicate_keys", passed=True, value=0.0, threshold=0.0, subject=key, detail=looked)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Hashes = NDArray[np.uint64]
 _ROWS = 65_536
+# What pandas writes beside the columns of a frame whose rows were filtered or moved.
+_PANDAS_INDEX = r"__index_level_\d+__"
 
 
 class Column(Frozen):
@@ -101,11 +104,6 @@ def profile(job: Job, arguments: ProfileArguments) -> ProfileResult:
     return ProfileResult(profile=found, file=job.storage.write(uri, content))
 
 
-def kept(job: Job, work: DataWork, table: Artifact) -> dict[str, Any]:
-    """The file of a partition's profile, as a fact for the ledger."""
-    return profile(job, ProfileArguments(work=work, table=table)).file.model_dump(mode="json")
-
-
 def load(job: Job, file: Artifact) -> Profile:
     """The profile in a file.
 
@@ -180,7 +178,8 @@ def _shape(storage: Storage, artifact: Artifact) -> TableProfile:
         for name, values in zip(batch.schema.names, batch.columns, strict=True):
             types[name] = _plain(values.type)
             nulls[name] = nulls.get(name, 0) + pc.sum(pc.is_null(values, nan_is_null=True)).as_py()
-    columns = tuple(Column(name=name, dtype=types[name], nulls=nulls[name]) for name in sorted(types))
+    names = sorted(name for name in types if not re.fullmatch(_PANDAS_INDEX, name))
+    columns = tuple(Column(name=name, dtype=types[name], nulls=nulls[name]) for name in names)
     return TableProfile(rows=rows, columns=columns, schema_hash=digest([[c.name, c.dtype] for c in columns]))
 
 

@@ -19,7 +19,7 @@ from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.history import against_history
-from mlops_provider.steps.data.profile import kept
+from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.records import DataVersion, DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
@@ -72,11 +72,12 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
     work = arguments.work
     verdict = merge(f"{job.config.name} {work.partition} data", arguments.verdicts).require()
     version = _versioned(job, work.partition, arguments.table)
+    profiled = profile(job, ProfileArguments(work=work, table=arguments.table))
     facts = {
         "identity": work.identity,
         "work": work.model_dump(mode="json"),
         "data": version.model_dump(mode="json"),
-        "profile": kept(job, work, arguments.table),
+        "profile": profiled.file.model_dump(mode="json"),
         "warnings": [c.name for c in verdict.checks if not c.passed],
     }
     reason = f"{len(verdict.checks)} checks passed; {version.rows} rows, {version.labelled} labelled, {version.tag}"
@@ -87,7 +88,7 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
         # Partitions that are judged at the same time do not see each other before one of them is accepted.
         known: Record | None = same(records)
         if known is None:
-            against_history(job, work, arguments.table, records).require()
+            against_history(job, work, profiled.profile, records).require()
         return known
 
     record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=guard)

@@ -105,6 +105,12 @@ def test_a_column_is_no_other_for_how_its_values_are_stored(tmp_path: Path, acce
     assert set(profile._shape(storage, storage.describe(str(file))).dtypes.values()) == {"string"}
 
 
+def test_an_index_that_pandas_wrote_is_no_column(accepted: World) -> None:
+    verdict = after(accepted, lambda f: f.sample(frac=1, random_state=1))
+    assert "__index_level_0__" in pq.read_schema(accepted.file(DAY, "inputs")).names
+    assert one(verdict, "columns_added").passed
+
+
 def test_another_set_of_features_warns_only(accepted: World) -> None:
     accepted.deliver(DAY)
     accepted.configure(features={"columns": ["a", "b", "c"]})
@@ -177,6 +183,11 @@ def test_a_key_that_was_accepted_before_warns_if_the_owner_wants_it_so(accepted:
     assert one(after(accepted, again, duplicates="warn"), "duplicate_keys").state == "warn"
 
 
+def test_keys_may_return_where_the_owner_says_so(accepted: World) -> None:
+    verdict = after(accepted, again, duplicates="allow")
+    assert (one(verdict, "duplicate_keys").passed, verdict.passed) == (True, True)
+
+
 @pytest.mark.parametrize(("partitions", "passed"), [(2, True), (3, False)])
 def test_as_many_partitions_are_looked_at_as_are_asked_for(accepted: World, partitions: int, passed: bool) -> None:
     assert one(after(accepted, again, partitions=partitions), "duplicate_keys").passed is passed
@@ -237,7 +248,8 @@ def test_what_was_accepted_before_profiles_were_kept_warns_and_its_keys_are_read
     accepted.rewrite(DAY, "inputs", again)
     job, work = accepted.job(), accepted.work(DAY)
     table = call(job, "build_features", work=work).table
-    verdict = history.against_history(job, work, table, records)
+    mine = profile.profile(job, profile.ProfileArguments(work=work, table=table)).profile
+    verdict = history.against_history(job, work, mine, records)
     assert one(verdict, "history").state == "warn"
     assert one(verdict, "duplicate_keys").value == 2.0
 
