@@ -164,7 +164,8 @@ def test_the_task_links_to_its_report_whether_it_passed_or_failed(house: House, 
     assert run.task("partition.snapshot", 0).state == ("upstream_failed" if bad else "success")
     address = _pushed(run, ValidationReportLink().xcom_key)
     file = house.artifacts / "reports" / "tiny" / str(address).rsplit("/", 1)[-1]
-    assert ("columns_added" in file.read_text(), "failed" in file.read_text()) == (True, bad)
+    told = file.read_text().replace("<wbr>", "")
+    assert ("columns_added" in told, "failed" in told) == (True, bad)
     if bad:
         assert "columns_added" in run.said()
         assert house.ledger("tiny", "data")[-1].outcome == "refused"

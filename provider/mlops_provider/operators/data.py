@@ -30,9 +30,7 @@ class _JudgingOperator(StepOperator):
     def judge(self, context: Context, step: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Runs the step; a refusal for what the data is counts until the partition is delivered anew."""
         try:
-            outcome = self.outcome(context, step, {"work": self.work, **arguments})
-            if report := outcome.result.get("report"):
-                context["ti"].xcom_push(REPORT, report_address(self.model, report["uri"]))
+            outcome = self._reported(context, step, {"work": self.work, **arguments})
             if "verdict" in outcome.result:
                 _require(outcome.result["verdict"])
         except (DataError, Refused) as error:
@@ -40,6 +38,18 @@ class _JudgingOperator(StepOperator):
                 self.outcome(context, "refuse_data", {"work": self.work, "reason": str(error)})
             raise
         return self.packed(context, outcome)
+
+    def _reported(self, context: Context, step: str, arguments: dict[str, Any]) -> Outcome:
+        """Runs the step, and leaves the address of its report to the link; an empty one where no report came of it."""
+        address = ""
+        try:
+            outcome = self.outcome(context, step, arguments)
+            if report := outcome.result.get("report"):
+                address = report_address(self.model, report["uri"])
+            return outcome
+        finally:
+            if self.operator_extra_links:
+                context["ti"].xcom_push(REPORT, address)
 
 
 class ValidateDataOperator(_JudgingOperator):
