@@ -7,6 +7,7 @@ from airflow.sdk import DAG, task_group
 from mlops_provider.dagfile import ModelDags, force, models, ref
 from mlops_provider.operators.data import (
     BuildFeaturesOperator,
+    CompareHistoryOperator,
     SnapshotDataOperator,
     TestCodeOperator,
     ValidateDataOperator,
@@ -37,11 +38,12 @@ def ci(model: ModelDags) -> DAG:
             features = ValidateDataOperator(
                 **model.step("validate_features", plan.output), **shared, suite="features", built=built.output
             )
+            history = CompareHistoryOperator(**model.step("compare_history", plan.output), **shared, built=built.output)
             SnapshotDataOperator(
                 **model.step("snapshot", plan.output),
                 **shared,
                 built=built.output,
-                validated=[raw.output, features.output],
+                validated=[raw.output, features.output, history.output],
                 outlets=[model.assets.data],
             )
             tested >> raw >> built

@@ -93,7 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
     _place_options(check)
     command("schema", _schema, "print the JSON schema of model.yaml, for editors")
+    _suite_commands(commands)
     return parser
+
+
+def _suite_commands(commands: Any) -> None:
+    suite = commands.add_parser("suite", help="Great Expectations suites of a model")
+    about = "propose a first suite from data, for a person to edit"
+    init = suite.add_subparsers(required=True, metavar="COMMAND").add_parser("init", help=about, description=about)
+    init.set_defaults(command=_suite_init)
+    _model_options(init)
+    init.add_argument("--partition", help="the partition to look at; the newest if it is not given")
+    init.add_argument("--which", choices=("raw", "features"), default="raw", help="which table (default %(default)s)")
+    init.add_argument("--write", action="store_true", help="write it where model.yaml names it; never over a file")
+    init.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
 def _place_options(parser: argparse.ArgumentParser) -> None:
@@ -272,6 +285,33 @@ def _validate(options: Any) -> int:
 def _schema(options: Any) -> int:
     print(json.dumps(config.schema(), indent=None if options.json else 1))
     return 0
+
+
+def _suite_init(options: Any) -> int:
+    from mlops_provider.steps.data.propose import propose
+
+    job = _job(options, from_environment())
+    partition, suite = propose(job, options.which, options.partition)
+    text = json.dumps(suite, indent=2) + "\n"
+    path = _written(options, job, text) if options.write else None
+    if options.json:
+        print(json.dumps({"partition": partition, "suite": suite, "written": str(path) if path else None}, indent=1))
+    else:
+        print(f"{path}: {len(suite['expectations'])} expectations" if path else text, end="\n" if path else "")
+    return 0
+
+
+def _written(options: Any, job: Job, text: str) -> Path:
+    path = Path(options.include, "models", options.model, getattr(job.config.data.suites, options.which))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RequestError(
+            f"{path} is there already and is not replaced; leave out --write to see a proposal"
+        ) from error
+    return path
 
 
 def _told(label: str, outcome: Outcome) -> str:

@@ -31,6 +31,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "sensors": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.sensors.data"]}],
         "triggers": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.triggers.data"]}],
+        "extra-links": ["mlops_provider.links.ValidationReportLink"],
         "connection-types": [
             {
                 "connection-type": "mlflow",

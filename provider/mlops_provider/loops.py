@@ -121,7 +121,9 @@ class Loops:
         raw.verdict.require()
         built = self._run("build_features", work.partition, work=work)
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
-        self._run("snapshot", work.partition, work=work, table=built.table, verdicts=(raw.verdict, features.verdict))
+        history = self._run("compare_history", work.partition, work=work, table=built.table)
+        verdicts = (raw.verdict, features.verdict, history.verdict)
+        self._run("snapshot", work.partition, work=work, table=built.table, verdicts=verdicts)
 
     def _run(self, name: str, label: str, **arguments: Any) -> Any:
         step = find(name)

@@ -215,6 +215,26 @@ class Code(Section):
         return refs
 
 
+class Changes(Section):
+    """How far a partition may differ from the accepted ones before it, and from what is plausible.
+
+    :param row_count: relative: rows more or fewer, as a share of the last accepted partition's rows.
+    :param null_share: absolute: a column's share of nulls may differ by this much from the last accepted partition's.
+    :param columns: what a column of the inputs that was added, removed or retyped means; `jumps` likewise.
+    :param duplicates: what a key means that was accepted before; ``allow`` where keys name what returns, a customer say.
+    :param leakage: a feature whose AUC against the label, alone and in either direction, is above this is a leak.
+    :param partitions: how many accepted partitions may not share a key with this one.
+    """
+
+    row_count: float = Field(0.5, gt=0, allow_inf_nan=False)
+    null_share: Share = 0.2
+    jumps: Literal["fail", "warn"] = "warn"
+    columns: Literal["fail", "warn"] = "fail"
+    duplicates: Literal["fail", "warn", "allow"] = "fail"
+    leakage: float = Field(0.98, gt=0.5, le=1)
+    partitions: int = Field(12, ge=1, le=1_000)
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
@@ -228,6 +248,7 @@ class Data(Section):
     :param replay: function that delivers partitions for demos and tests, as ``feed.py:deliver``.
     :param watch: look for new inputs and labels, instead of being told. It shapes no model, so that it is no part of the
         code archive and of fingerprints.
+    :param changes: what a partition is held against beside its suites.
     """
 
     source: str
@@ -266,6 +287,8 @@ class Data(Section):
             if name in self.columns:
                 raise ValueError(f"columns must not name {name!r}: it is marked pii, and features would see it")
         return self
+
+    changes: Changes = Changes()
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

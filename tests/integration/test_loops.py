@@ -104,7 +104,7 @@ def named(*kinds: str) -> list[str]:
 
 def test_ci_takes_each_delivered_month_through_all_its_tasks(story: Story) -> None:
     run = story("accepted").run
-    tasks = ("validate_raw", "build_features", "validate_features", "snapshot")
+    tasks = ("validate_raw", "build_features", "validate_features", "compare_history", "snapshot")
     wanted = {f"partition.{task}[{place}]" for task in tasks for place in (0, 1)} | {"plan", "test_code"}
     assert run.state == "success"
     assert run.states() == dict.fromkeys(wanted, "success")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fastapi import HTTPException
 
 from mlops_provider.arrivals import Lookout, Source
 from mlops_provider.deployment import Deployment
@@ -15,6 +17,7 @@ from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
 from mlops_provider.sections import Completeness
 from mlops_provider.steps import plan, tables
+from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
 from tests.integration.servers import Options
@@ -240,3 +243,39 @@ def test_a_source_that_refuses_us_is_not_taken_for_an_empty_one(options: Options
 def test_a_bucket_that_is_not_there_is_told(storage: Storage) -> None:
     with pytest.raises(DataError, match="s3://elsewhere/{partition}/rows.parquet: .* bucket does not exist"):
         Lookout(Source(uri="s3://elsewhere/{partition}/rows.parquet")).look(storage)
+
+
+def test_a_partition_on_s3_is_held_against_an_accepted_one_and_its_report_is_served(
+    job: Job, root: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work,) = plan.ci(job)
+    table = call(job, "build_features", work=work).table
+    file = profile(job, ProfileArguments(work=work, table=table)).file
+    facts = {"identity": work.identity, "data": {"tag": "first"}, "profile": file.model_dump(mode="json")}
+    job.ledger.append(Draft(kind="data", partition=DAYS[0], outcome="accepted", reason="", facts=facts), actor="test")
+    for what in ("inputs", "labels"):
+        feed.deliver(str(tmp_path / "data"), DAYS[1], what)
+        job.storage.upload(
+            tmp_path / "data" / "tiny" / DAYS[1] / f"{what}.parquet", f"{root}/data/tiny/{DAYS[1]}/{what}.parquet"
+        )
+    work = plan.State(job).work(DAYS[1])
+    table = call(job, "build_features", work=work).table
+    found = call(job, "compare_history", work=work, table=table)
+    assert (found.verdict.outcome, found.against) == ("pass", DAYS[0])
+    assert found.report.uri.startswith(f"{root}/artifacts/reports/tiny/validation-{DAYS[1]}-history-")
+    assert _served(found.report.uri, f"{root}/artifacts", options, monkeypatch) == job.storage.fetch(found.report)
+    with pytest.raises(HTTPException, match="404"):
+        _served("s3://elsewhere/validation-gone.html", f"{root}/artifacts", options, monkeypatch)
+
+
+def _served(uri: str, artifact_root: str, options: Options, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What the plugin reads with nothing but Airflow's configuration and connections."""
+    from mlops_provider.operators.base import local_deployment
+    from mlops_provider.plugin.reports import _read
+
+    keys = options["s3"]
+    extra = {"endpoint_url": keys["endpoint_url"], "region_name": "us-east-1"}
+    connection = {"conn_type": "aws", "login": keys["key"], "password": keys["secret"], "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW__MLOPS__ARTIFACT_ROOT", artifact_root)
+    return _read(local_deployment(), "tiny", uri.rsplit("/", 1)[-1])

@@ -370,3 +370,21 @@ VARIANT = {"extends": "../tiny/model.yaml", "name": "smaller", "data": {"label":
 def test_an_editor_with_the_schema_sees_what_is_wrong(content: dict[str, Any], fault: str) -> None:
     found = [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(content)]
     assert [message for message in found if fault in message] if fault else found == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"row_count": 0}, "row_count"),
+        ({"null_share": 1.5}, "null_share"),
+        ({"leakage": 0.5}, "leakage"),
+        ({"leakage": 1.1}, "leakage"),
+        ({"partitions": 0}, "partitions"),
+        ({"columns": "ignore"}, "columns"),
+        ({"duplicates": "error"}, "duplicates"),
+        ({"schema": "warn"}, "schema"),
+    ],
+)
+def test_impossible_limits_of_changes_are_refused(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.changes\.{place}: "):
+        load(write_model(tmp_path, data={"changes": changes}))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Context
+from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.exceptions import DataError, Refused
+from mlops_provider.links import REPORT, ValidationReportLink, report_address
 from mlops_provider.operators.base import StepOperator
+
+if TYPE_CHECKING:
+    from mlops_provider.steps.step import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ class _JudgingOperator(StepOperator):
     def judge(self, context: Context, step: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Runs the step; a refusal for what the data is counts until the partition is delivered anew."""
         try:
-            outcome = self.outcome(context, step, {"work": self.work, **arguments})
+            outcome = self._reported(context, step, {"work": self.work, **arguments})
             if "verdict" in outcome.result:
                 _require(outcome.result["verdict"])
         except (DataError, Refused) as error:
@@ -68,6 +72,18 @@ class _JudgingOperator(StepOperator):
                 self.outcome(context, "refuse_data", {"work": self.work, "reason": str(error)})
             raise
         return self.packed(context, outcome)
+
+    def _reported(self, context: Context, step: str, arguments: dict[str, Any]) -> Outcome:
+        """Runs the step, and leaves the address of its report to the link; an empty one where no report came of it."""
+        address = ""
+        try:
+            outcome = self.outcome(context, step, arguments)
+            if report := outcome.result.get("report"):
+                address = report_address(self.model, report["uri"])
+            return outcome
+        finally:
+            if self.operator_extra_links:
+                context["ti"].xcom_push(REPORT, address)
 
 
 class ValidateDataOperator(_JudgingOperator):
@@ -78,6 +94,7 @@ class ValidateDataOperator(_JudgingOperator):
     """
 
     template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+    operator_extra_links: Collection[BaseOperatorLink] = (ValidationReportLink(),)
 
     def __init__(self, *, suite: str, built: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -96,11 +113,32 @@ class BuildFeaturesOperator(_JudgingOperator):
         return self.judge(context, "build_features", {})
 
 
+class CompareHistoryOperator(_JudgingOperator):
+    """Holds a partition against the accepted ones, and looks for leakage and event times out of place.
+
+    :param built: result of BuildFeaturesOperator.
+    """
+
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+    operator_extra_links: Collection[BaseOperatorLink] = (ValidationReportLink(),)
+
+    def __init__(self, *, built: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.built = built
+
+    def run(self, context: Context) -> Any:
+        return self.judge(context, "compare_history", {"table": self.built["table"]})
+
+    def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
+        # Named by content: the ledger moves on under equal arguments, and what an earlier run handed over must stay.
+        return self.fitted(context, outcome.result)
+
+
 class SnapshotDataOperator(_JudgingOperator):
     """Versions the feature table with DVC and records that the partition was accepted.
 
     :param built: result of BuildFeaturesOperator.
-    :param validated: results of ValidateDataOperator, all of which must have passed.
+    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed.
     """
 
     template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built", "validated")

@@ -40,6 +40,7 @@ R = TypeVar("R", bound=Frozen)
 STEPS = {
     "validate": "data.validate",
     "build_features": "data.features",
+    "compare_history": "data.history",
     "snapshot": "data.snapshot",
     "refuse_data": "data.snapshot",
     "checkout": "data.checkout",

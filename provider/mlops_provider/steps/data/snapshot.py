@@ -15,6 +15,8 @@ from mlops_provider.exceptions import DataError, Transient
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import LABEL
+from mlops_provider.steps.data.history import against_history
+from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.data.repository import Repository, repository
 from mlops_provider.steps.records import DataVersion, DataWork
 from mlops_provider.steps.step import Job, step
@@ -65,15 +67,26 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
     work = arguments.work
     verdict = merge(f"{job.config.name} {work.partition} data", arguments.verdicts).require()
     version = _versioned(job, work.partition, arguments.table)
+    profiled = profile(job, ProfileArguments(work=work, table=arguments.table))
     facts = {
         "identity": work.identity,
         "work": work.model_dump(mode="json"),
         "data": version.model_dump(mode="json"),
+        "profile": profiled.file.model_dump(mode="json"),
         "warnings": [c.name for c in verdict.checks if not c.passed],
     }
     reason = f"{len(verdict.checks)} checks passed; {version.rows} rows, {version.labelled} labelled, {version.tag}"
     draft = Draft(kind="data", partition=work.partition, outcome="accepted", reason=reason, facts=facts)
-    record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=_same(draft))
+    same = _same(draft)
+
+    def guard(records: tuple[Record, ...]) -> Record | None:
+        # Partitions that are judged at the same time do not see each other before one of them is accepted.
+        known: Record | None = same(records)
+        if known is None:
+            against_history(job, work, profiled.profile, records).require()
+        return known
+
+    record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=guard)
     return SnapshotResult(partition=work.partition, data=version, record=record.number)
 
 

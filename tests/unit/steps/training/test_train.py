@@ -57,7 +57,7 @@ def test_the_order_of_rows_does_not_matter(accepted: World) -> None:
 
 
 def test_the_order_of_rows_does_not_matter_where_keys_return_every_day(delivered: World) -> None:
-    delivered.configure(training=BAGGED)
+    delivered.configure(training=BAGGED, data={"changes": {"duplicates": "allow"}})
     for day in DAYS[:3]:
         for what in ("inputs", "labels"):
             delivered.rewrite(day, what, lambda frame: frame.assign(id=frame["id"].str[-5:]))
