@@ -139,7 +139,7 @@ def worker(request: str, point: str, gate: Any, answers: Any) -> None:
     """Runs a request, from the moment at which all have come to the gate."""
     _patch(point)
     if gate is not None:
-        gate.wait(60)
+        gate.wait(120)
     try:
         answers.put(step.run(Request.model_validate_json(request)).result["data"])
     except MlopsError as error:
