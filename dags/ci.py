@@ -19,7 +19,7 @@ def ci(model: ModelDags) -> DAG:
         def partition(work: Any) -> None:
             shared = {"work": work, "force": "{{ params.force }}"}
             raw = ValidateDataOperator(**model.step("validate_raw", plan.output), **shared, suite="raw")
-            built = BuildFeaturesOperator(**model.step("build_features", plan.output), **shared)
+            built = BuildFeaturesOperator(**model.step("build_features", plan.output), **shared, validated=raw.output)
             features = ValidateDataOperator(
                 **model.step("validate_features", plan.output), **shared, suite="features", built=built.output
             )

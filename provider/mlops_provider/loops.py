@@ -103,9 +103,11 @@ class Loops:
     def _judge(self, work: DataWork) -> None:
         raw = self._run("validate", work.partition, work=work, suite="raw")
         raw.verdict.require()
-        built = self._run("build_features", work.partition, work=work)
+        built = self._run("build_features", work.partition, work=work, accepted=raw.accepted)
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
-        self._run("snapshot", work.partition, work=work, table=built.table, verdicts=(raw.verdict, features.verdict))
+        features.verdict.require()
+        table = features.accepted or built.table
+        self._run("snapshot", work.partition, work=work, table=table, verdicts=(raw.verdict, features.verdict))
 
     def _run(self, name: str, label: str, **arguments: Any) -> Any:
         step = find(name)

@@ -67,7 +67,7 @@ class Label(Section):
 
 
 class Suites(Section):
-    """Great Expectations suites, as JSON files in the model's directory."""
+    """Great Expectations suites, as JSON or YAML files in the model's directory."""
 
     raw: Inside
     features: Inside
@@ -79,6 +79,17 @@ class Dvc(Section):
     repository: str
     remote: str
     path: Name
+
+
+class Validation(Section):
+    """What a failed critical expectation means.
+
+    ``fail`` refuses the partition, ``warn`` lets it through with a warning, ``quarantine`` puts the rows that break it aside
+    and lets the rest through, unless they are more than `max_share` of all rows.
+    """
+
+    mode: Literal["fail", "warn", "quarantine"] = "fail"
+    max_share: Share = 0.05
 
 
 class Data(Section):
@@ -100,6 +111,7 @@ class Data(Section):
     history: dict[str, str] = {}
     label: Label
     suites: Suites
+    validation: Validation = Validation()
     dvc: Dvc
     replay: Function | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ class Storage:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
                 copy = Path(folder, target.name)
-                copy.write_bytes(source.read_bytes())
+                shutil.copyfile(source, copy)
                 os.replace(copy, target)
         else:
             fs.put_file(str(source), path)
@@ -165,14 +166,18 @@ class Storage:
         :raises IntegrityError: if the file no longer has the content that the artifact names.
         """
         if artifact.hash.startswith("etag:"):
-            self._same(artifact, self.describe(artifact.uri).hash)
+            self.same(artifact, self.describe(artifact.uri).hash)
             return self.read(artifact.uri)
         content = self.read(artifact.uri)
-        self._same(artifact, hashlib.sha256(content).hexdigest())
+        self.same(artifact, hashlib.sha256(content).hexdigest())
         return content
 
     @staticmethod
-    def _same(artifact: Artifact, found: str) -> None:
+    def same(artifact: Artifact, found: str) -> None:
+        """Compares the hash that was found with the one that was recorded.
+
+        :raises IntegrityError: if they differ.
+        """
         if found != artifact.hash:
             raise IntegrityError(
                 f"{artifact.uri} has changed: its content is {found[:16]}, expected was {artifact.hash[:16]}. "

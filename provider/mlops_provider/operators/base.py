@@ -42,7 +42,7 @@ def local_deployment(actor: str = "") -> Deployment:
         environment=environment(),
         registry_prefix=setting("registry_prefix"),
         actor=actor or "airflow",
-        storage_options=_storage_options(root, setting("data_root")),
+        storage_options=storage_options(root, setting("data_root")),
     )
 
 
@@ -53,7 +53,7 @@ def deployment(context: Context) -> Deployment:
     return found.model_copy(update={"tracking_uri": MlflowHook(setting("mlflow_conn_id", "mlflow_default")).get_conn()})
 
 
-def _storage_options(*uris: str) -> dict[str, dict[str, Any]]:
+def storage_options(*uris: str) -> dict[str, dict[str, Any]]:
     """What fsspec needs to reach S3, from the amazon provider's connection; nothing if no URI is on S3."""
     if not any(uri.startswith("s3://") for uri in uris):
         return {}
@@ -133,7 +133,7 @@ class StepOperator(BaseOperator):
             steps.Request(
                 step=step,
                 code=self.code_ref(context),
-                deployment=deployment(context),
+                deployment=self.place(context),
                 arguments=arguments,
                 force=truth(self.force),
             )
@@ -141,6 +141,10 @@ class StepOperator(BaseOperator):
         log.info("%s: %s", step, "reused" if outcome.reused else f"{outcome.seconds:.2f} s")
         _log_verdicts(outcome.result)
         return outcome
+
+    def place(self, context: Context) -> Deployment:
+        """The deployment that the step gets."""
+        return deployment(context)
 
     def job(self, context: Context) -> Job:
         """The model and the deployment, as steps get them."""

@@ -37,6 +37,7 @@ R = TypeVar("R", bound=Frozen)
 
 STEPS = {
     "validate": "data.validate",
+    "validate_dataset": "data.validate",
     "build_features": "data.features",
     "snapshot": "data.snapshot",
     "refuse_data": "data.snapshot",

@@ -24,9 +24,13 @@ _SLACK = dt.timedelta(days=1)
 
 
 class FeaturesArguments(Frozen):
-    """The partition to build features of."""
+    """The partition to build features of.
+
+    :param accepted: the inputs without the rows that validation put into quarantine; all inputs if it is not given.
+    """
 
     work: DataWork
+    accepted: Artifact | None = None
 
 
 class FeaturesResult(Frozen):
@@ -46,7 +50,7 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     """
     work = arguments.work
     inputs, labels = delivered(work)
-    frame = build(job, work.partition, inputs, work.history)
+    frame = build(job, work.partition, arguments.accepted or inputs, work.history)
     frame[LABEL] = _labels(job, labels, frame[job.config.data.key])
     labelled = frame[LABEL].dropna()
     return FeaturesResult(
