@@ -21,6 +21,7 @@ from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
+from mlops_provider.sections import Validation
 from mlops_provider.steps import plan, tables
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
@@ -272,3 +273,23 @@ def test_a_refusal_on_s3_is_recorded_once(job: Job) -> None:
         call(job, "refuse_data", work=work, reason="test")
     assert [r.outcome for r in job.ledger.records()] == ["refused"]
     assert plan.ci(job) == []
+
+
+def test_a_folder_on_s3_is_one_dataset_and_quarantine_lies_on_s3(job: Job, root: str) -> None:
+    for part in ("day=1", "day=2"):
+        source = f"{root}/data/tiny/{DAYS[0]}/inputs.parquet"
+        job.storage.write(f"{root}/folder/{part}/part.parquet", job.storage.read(source))
+    rows = {"type": "expect_table_row_count_to_equal", "kwargs": {"value": 2 * feed.ROWS}}
+    unique = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}, "severity": "warning"}
+    job.storage.write_json(f"{root}/suite.json", {"name": "own", "expectations": [rows, unique]})
+    found = call(job, "validate_dataset", dataset=f"{root}/folder", suite=f"{root}/suite.json")
+    assert found.verdict.outcome == "warn"
+    assert found.verdict.checks[1].unexpected.count == 2 * feed.ROWS
+    below = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "a", "max_value": 2}}
+    job.storage.write_json(f"{root}/suite.json", {"name": "own", "expectations": [below]})
+    settings = job.config.data.model_copy(update={"validation": Validation(mode="quarantine")})
+    job.model.config = job.config.model_copy(update={"data": settings})
+    found = call(job, "validate_dataset", dataset=f"{root}/folder", suite=f"{root}/suite.json", partition="both")
+    assert found.verdict.passed
+    assert found.quarantined.uri.startswith(f"{root}/artifacts/quarantine/tiny/both/")
+    assert (tables.read(job.storage, found.accepted).column("a").to_numpy() <= 2).all()

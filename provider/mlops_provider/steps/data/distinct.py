@@ -44,34 +44,46 @@ class Keys:
             self._spill()
 
     def distinct(self) -> int:
-        return sum(int(np.count_nonzero(ends)) for _, ends in self._runs())
+        return sum(len(keys) - int(np.count_nonzero(again)) for keys, again in self._sorted())
 
     def repeated(self) -> tuple[int, U64, bool]:
         """How many keys stand there more than once (each time counted), which these are, sorted, and whether those are all."""
-        rows, found, room, whole = 0, [], self._memory, True
-        for keys, ends in self._runs():
-            at = np.flatnonzero(ends)
-            length = np.diff(at, prepend=-1)
-            rows += int(length[length > 1].sum())
-            again = keys[at[length > 1]]
-            whole = whole and len(again) <= room
-            found.append(again[:room])
+        rows, room, whole = 0, self._memory, True
+        found: list[U64] = [np.empty(0, np.uint64)]
+        for keys, again in self._sorted():
+            first = again & ~np.concatenate(([False], again[:-1]))
+            rows += int(np.count_nonzero(again)) + int(np.count_nonzero(first))
+            mine = keys[first]
+            whole = whole and len(mine) <= room
+            found.append(mine[:room])
             room -= len(found[-1])
-        return rows, np.sort(np.concatenate(found)) if found else np.empty(0, np.uint64), whole
+        return rows, np.sort(np.concatenate(found)), whole
 
-    def _runs(self) -> Iterator[tuple[U64, npt.NDArray[np.bool_]]]:
-        """The keys of each part, sorted, and where a run of equal ones ends."""
+    def _sorted(self) -> Iterator[tuple[U64, npt.NDArray[np.bool_]]]:
+        """The keys of each part in their order, and which of them equal the one before."""
         for keys in self._parts():
             keys.sort()
-            yield keys, np.append(keys[1:] != keys[:-1], True) if len(keys) else np.empty(0, np.bool_)
+            again = np.zeros(len(keys), np.bool_)
+            np.equal(keys[1:], keys[:-1], out=again[1:])
+            yield keys, again
 
     def _parts(self) -> Iterator[U64]:
         if self._folder is None:
-            yield np.concatenate(self._held) if self._held else np.empty(0, np.uint64)
+            yield self._joined()
             return
         self._spill()
         for path in sorted(Path(self._folder.name).iterdir()):
             yield np.fromfile(path, np.uint64)
+
+    def _joined(self) -> U64:
+        """What is held as one array; each piece is let go once it is copied."""
+        whole, at = np.empty(self._count, np.uint64), 0
+        for number, piece in enumerate(self._held):
+            whole[at : at + len(piece)] = piece
+            at += len(piece)
+            self._held[number] = whole[:0]
+        self._held = [whole]
+        return whole
 
     def _spill(self) -> None:
         if self._folder is None:

@@ -215,3 +215,12 @@ def test_a_whole_that_fails_is_refused(delivered: World) -> None:
     assert "quarantined_rows: 100 against at most 0.05" in record.reason
     with pytest.raises(Refused):
         call(delivered.job(), "validate", work=delivered.work(DAY), suite="raw").verdict.require()
+
+
+def test_scoring_scores_every_row(champion: World) -> None:
+    write(champion, SMALL, mode="quarantine", max_share=0.05)
+    champion.deliver(DAYS[3], what=("inputs",))
+    champion.rewrite(DAYS[3], "inputs", lambda frame: frame.assign(a=frame["a"].mask(frame.index < 20, 99.0)))
+    assert champion.loops().score()
+    (scored,) = [outcome for _, outcome in champion.told if outcome.step == "score"]
+    assert scored.result["rows"] == ROWS
