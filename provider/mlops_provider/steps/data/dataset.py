@@ -128,6 +128,9 @@ def _reading(uri: str, read: Any) -> Any:
     try:
         return read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow's own complaints have no number; one with a number is the storage's, which says nothing about the data.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         kind = "CSV" if _is_csv(uri) else "parquet"
         raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {error}") from error
 

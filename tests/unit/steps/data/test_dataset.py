@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,28 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1\n2,3,4\n")
     with pytest.raises(DataError, match=r"x\.csv is no readable CSV file"):
         read(tmp_path / "x.csv")
+
+
+def test_a_storage_that_fails_says_nothing_about_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.parquet", {"id": list(range(100_000))}, row_group_size=10_000)
+    opened, reads = Storage.open, list[int]()
+
+    def flaky(self: Storage, uri: str) -> Any:
+        file = opened(self, uri)
+        read_on = file.read
+
+        def failing(count: int = -1) -> bytes:
+            reads.append(count)
+            if len(reads) > 8:
+                raise TimeoutError(errno.ETIMEDOUT, "the store does not answer")
+            return read_on(count)
+
+        file.read = failing  # type: ignore[method-assign]
+        return file
+
+    monkeypatch.setattr(Storage, "open", flaky)
+    with pytest.raises(TimeoutError, match="does not answer"):
+        list(Dataset(Storage(), str(path)).batches())
 
 
 @pytest.mark.parametrize("name", ["absent.parquet", "absent"])
