@@ -34,7 +34,7 @@ def ci(model: ModelDags) -> DAG:
                 suite="raw",
                 trigger_rule="none_failed_min_one_success",
             )
-            built = BuildFeaturesOperator(**model.step("build_features", plan.output), **shared)
+            built = BuildFeaturesOperator(**model.step("build_features", plan.output), **shared, validated=raw.output)
             features = ValidateDataOperator(
                 **model.step("validate_features", plan.output), **shared, suite="features", built=built.output
             )

@@ -24,6 +24,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Scalar = float | int | str | None
+
+
+class Unexpected(Frozen):
+    """The rows that break an expectation.
+
+    :param count: how many.
+    :param share: of the rows that have a value, 0 to 1; None if no row has one.
+    :param missing: rows without a value; they break nothing.
+    :param examples: up to 20 rows: number of the row, its key, and the value where it may be shown.
+    """
+
+    rows: int
+    count: int
+    share: float | None = None
+    missing: int = 0
+    examples: tuple[dict[str, Scalar], ...] = ()
+
+
 class Check(Frozen):
     """One thing that was looked at.
 
@@ -35,6 +54,7 @@ class Check(Frozen):
     :param subject: what it is about: a column, a slice, a model version.
     :param detail: one sentence for a person.
     :param rubric: id of the test of the ML Test Score (Breck et al. 2017) that the check answers, if any.
+    :param unexpected: the rows that break it, for a check of every row.
     """
 
     name: str
@@ -45,6 +65,7 @@ class Check(Frozen):
     subject: str = ""
     detail: str = ""
     rubric: str | None = None
+    unexpected: Unexpected | None = None
 
     @field_validator("value", "threshold")
     @classmethod

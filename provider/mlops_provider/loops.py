@@ -119,11 +119,13 @@ class Loops:
     def _judge(self, work: DataWork) -> None:
         raw = self._run("validate", work.partition, work=work, suite="raw")
         raw.verdict.require()
-        built = self._run("build_features", work.partition, work=work)
+        built = self._run("build_features", work.partition, work=work, accepted=raw.accepted)
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
-        history = self._run("compare_history", work.partition, work=work, table=built.table)
+        features.verdict.require()
+        table = features.accepted or built.table
+        history = self._run("compare_history", work.partition, work=work, table=table)
         verdicts = (raw.verdict, features.verdict, history.verdict)
-        self._run("snapshot", work.partition, work=work, table=built.table, verdicts=verdicts)
+        self._run("snapshot", work.partition, work=work, table=table, verdicts=verdicts)
 
     def _run(self, name: str, label: str, **arguments: Any) -> Any:
         step = find(name)

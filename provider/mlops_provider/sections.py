@@ -81,7 +81,7 @@ class Label(Section):
 
 
 class Suites(Section):
-    """Great Expectations suites, as JSON files in the model's directory."""
+    """Great Expectations suites, as JSON or YAML files in the model's directory."""
 
     raw: Inside
     features: Inside
@@ -235,6 +235,17 @@ class Changes(Section):
     partitions: int = Field(12, ge=1, le=1_000)
 
 
+class Validation(Section):
+    """What a failed critical expectation means.
+
+    ``fail`` refuses the partition, ``warn`` lets it through with a warning, ``quarantine`` puts the rows that break it aside
+    and lets the rest through, unless they are more than `max_share` of all rows.
+    """
+
+    mode: Literal["fail", "warn", "quarantine"] = "fail"
+    max_share: Share = 0.05
+
+
 class Data(Section):
     """Where the data comes from. Relative URIs lie under the deployment's data_root.
 
@@ -262,6 +273,7 @@ class Data(Section):
     past: Past | None = None
     label: Label
     suites: Suites
+    validation: Validation = Validation()
     dvc: Dvc
     code: Code | None = None
     replay: Function | None = None

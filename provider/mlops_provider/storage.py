@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -148,7 +149,7 @@ class Storage:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
                 copy = Path(folder, target.name)
-                copy.write_bytes(source.read_bytes())
+                shutil.copyfile(source, copy)
                 os.replace(copy, target)
         else:
             fs.put_file(str(source), path)
@@ -191,10 +192,10 @@ class Storage:
         :raises IntegrityError: if the file no longer has the content that the artifact names.
         """
         if artifact.hash.startswith("etag:"):
-            self._same(artifact, self.describe(artifact.uri).hash)
+            self.same(artifact, self.describe(artifact.uri).hash)
             return self.read(artifact.uri)
         content = self.read(artifact.uri)
-        self._same(artifact, hashlib.sha256(content).hexdigest())
+        self.same(artifact, hashlib.sha256(content).hexdigest())
         return content
 
     def download(self, artifact: Artifact, target: Path) -> None:
@@ -208,7 +209,11 @@ class Storage:
         self._same(artifact, self.describe(artifact.uri).hash if by_etag else found.hexdigest())
 
     @staticmethod
-    def _same(artifact: Artifact, found: str) -> None:
+    def same(artifact: Artifact, found: str) -> None:
+        """Compares the hash that was found with the one that was recorded.
+
+        :raises IntegrityError: if they differ.
+        """
         if found != artifact.hash:
             raise IntegrityError(
                 f"{artifact.uri} has changed: its content is {found[:16]}, expected was {artifact.hash[:16]}. "

@@ -15,7 +15,7 @@ from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
-from mlops_provider.sections import Completeness
+from mlops_provider.sections import Completeness, Validation
 from mlops_provider.steps import plan, tables
 from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.step import Job
@@ -279,3 +279,23 @@ def _served(uri: str, artifact_root: str, options: Options, monkeypatch: pytest.
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
     monkeypatch.setenv("AIRFLOW__MLOPS__ARTIFACT_ROOT", artifact_root)
     return _read(local_deployment(), "tiny", uri.rsplit("/", 1)[-1])
+
+
+def test_a_folder_on_s3_is_one_dataset_and_quarantine_lies_on_s3(job: Job, root: str) -> None:
+    for part in ("day=1", "day=2"):
+        source = f"{root}/data/tiny/{DAYS[0]}/inputs.parquet"
+        job.storage.write(f"{root}/folder/{part}/part.parquet", job.storage.read(source))
+    rows = {"type": "expect_table_row_count_to_equal", "kwargs": {"value": 2 * feed.ROWS}}
+    unique = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}, "severity": "warning"}
+    job.storage.write_json(f"{root}/suite.json", {"name": "own", "expectations": [rows, unique]})
+    found = call(job, "validate_dataset", dataset=f"{root}/folder", suite=f"{root}/suite.json")
+    assert found.verdict.outcome == "warn"
+    assert found.verdict.checks[1].unexpected.count == 2 * feed.ROWS
+    below = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "a", "max_value": 2}}
+    job.storage.write_json(f"{root}/suite.json", {"name": "own", "expectations": [below]})
+    settings = job.config.data.model_copy(update={"validation": Validation(mode="quarantine")})
+    job.model.config = job.config.model_copy(update={"data": settings})
+    found = call(job, "validate_dataset", dataset=f"{root}/folder", suite=f"{root}/suite.json", partition="both")
+    assert found.verdict.passed
+    assert found.quarantined.uri.startswith(f"{root}/artifacts/quarantine/tiny/both/")
+    assert (tables.read(job.storage, found.accepted).column("a").to_numpy() <= 2).all()

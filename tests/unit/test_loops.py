@@ -96,7 +96,15 @@ def test_a_drained_model_owes_nothing(lapped: World) -> None:
     assert lapped.records() == before
 
 
-_NOT_IN_A_LAP = {"refuse_data", "rollback", "checkout", "collect_garbage", "resolve_code", "test_code"}
+_NOT_IN_A_LAP = {
+    "refuse_data",
+    "rollback",
+    "checkout",
+    "collect_garbage",
+    "resolve_code",
+    "test_code",
+    "validate_dataset",
+}
 
 
 def test_kills_before_and_after_every_step_lead_to_the_same(

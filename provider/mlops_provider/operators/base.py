@@ -150,7 +150,7 @@ class StepOperator(BaseOperator):
             steps.Request(
                 step=step,
                 code=self.code_ref(context),
-                deployment=deployment(context),
+                deployment=self.place(context),
                 arguments=arguments,
                 force=truth(self.force),
             )
@@ -158,6 +158,10 @@ class StepOperator(BaseOperator):
         log.info("%s: %s", step, "reused" if outcome.reused else f"{outcome.seconds:.2f} s")
         _log_verdicts(outcome.result)
         return outcome
+
+    def place(self, context: Context) -> Deployment:
+        """The deployment that the step gets."""
+        return deployment(context)
 
     def job(self, context: Context) -> Job:
         """The model and the deployment, as steps get them."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from mlops_provider.exceptions import DataError, Refused
+from mlops_provider.deployment import Deployment
+from mlops_provider.exceptions import DataError, Refused, RequestError
 from mlops_provider.links import REPORT, ValidationReportLink, report_address
-from mlops_provider.operators.base import StepOperator
+from mlops_provider.operators.base import StepOperator, storage_options
 
 if TYPE_CHECKING:
     from mlops_provider.steps.step import Outcome
@@ -87,30 +88,62 @@ class _JudgingOperator(StepOperator):
 
 
 class ValidateDataOperator(_JudgingOperator):
-    """Judges a partition by a Great Expectations suite of the model; a failed critical expectation fails the task.
+    """Judges data by a Great Expectations suite; a failed critical expectation fails the task.
 
-    :param suite: ``raw`` for the inputs as delivered, ``features`` for the labelled feature table.
+    With `work` it judges a partition, and a refusal is recorded in the ledger. Without, it judges any dataset in a DAG of
+    your own.
+
+    :param suite: ``raw`` for the inputs as delivered, ``features`` for the labelled feature table, a suite file in the
+        model's directory, or, without `work`, the URI of a suite file (JSON or YAML).
+    :param work: the partition, as `plan` found it.
     :param built: result of BuildFeaturesOperator, for the features suite.
+    :param dataset: URI of a parquet or CSV file or of a folder of parquet files, or the result of a task that names a table.
     """
 
-    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built")
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built", "dataset")
     operator_extra_links: Collection[BaseOperatorLink] = (ValidationReportLink(),)
 
-    def __init__(self, *, suite: str, built: Any = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, suite: str, work: Any = None, built: Any = None, dataset: Any = None, **kwargs: Any) -> None:
+        super().__init__(work=work, **kwargs)
         self.suite = suite
         self.built = built
+        self.dataset = dataset
 
     def run(self, context: Context) -> Any:
-        dataset = self.built["table"] if self.built else None
-        return self.judge(context, "validate", {"suite": self.suite, "dataset": dataset})
+        dataset = _table(self.whole(self.built if self.dataset is None else self.dataset))
+        if self.work is not None and not isinstance(dataset, str):
+            return self.judge(context, "validate", {"suite": self.suite, "dataset": dataset})
+        if dataset is None:
+            raise RequestError(f"{self.task_id}: give work or dataset, there is nothing to validate")
+        partition = self.work["partition"] if self.work else ""
+        arguments = {"suite": self.suite, "dataset": dataset, "partition": partition}
+        outcome = self._reported(context, "validate_dataset", arguments)
+        _require(outcome.result["verdict"])
+        self.announce(context, {})
+        return self.packed(context, outcome)
+
+    def place(self, context: Context) -> Deployment:
+        """The deployment, with the credentials that the dataset and the suite need where they lie elsewhere."""
+        found = super().place(context)
+        elsewhere = storage_options(*(uri for uri in (self.dataset, self.suite) if isinstance(uri, str)))
+        return found.model_copy(update={"storage_options": {**elsewhere, **found.storage_options}})
 
 
 class BuildFeaturesOperator(_JudgingOperator):
-    """Builds the labelled feature table of a partition with the model's own code."""
+    """Builds the labelled feature table of a partition with the model's own code.
+
+    :param validated: result of ValidateDataOperator on the inputs: rows that it put into quarantine are left out.
+    """
+
+    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "validated")
+
+    def __init__(self, *, validated: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.validated = validated
 
     def run(self, context: Context) -> Any:
-        return self.judge(context, "build_features", {})
+        validated = self.whole(self.validated) if self.validated else {}
+        return self.judge(context, "build_features", {"accepted": validated.get("accepted")})
 
 
 class CompareHistoryOperator(_JudgingOperator):
@@ -154,7 +187,9 @@ class SnapshotDataOperator(_JudgingOperator):
 
         validated = unpacked(self.validated, deployment(context).storage)
         verdicts = [result["verdict"] for result in validated]
-        result = self.judge(context, "snapshot", {"table": self.built["table"], "verdicts": verdicts})
+        accepted = [result["accepted"] for result in validated if result.get("suite") == "features"]
+        table = next(filter(None, accepted), self.built["table"])
+        result = self.judge(context, "snapshot", {"table": table, "verdicts": verdicts})
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
         return result
 
@@ -206,6 +241,13 @@ class CheckoutDataOperator(StepOperator):
         result = self.run_step(context, "checkout", arguments)
         self.announce(context, {"uri": result["uri"], "rev": result["rev"]})
         return result
+
+
+def _table(value: Any) -> Any:
+    """What a result names as its table: the accepted rows, the table that it built, or the value itself."""
+    if isinstance(value, dict) and "uri" not in value:
+        return value.get("accepted") or value.get("table")
+    return value or None
 
 
 def _require(verdict: dict[str, Any]) -> None:

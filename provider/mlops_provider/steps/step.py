@@ -39,6 +39,7 @@ R = TypeVar("R", bound=Frozen)
 
 STEPS = {
     "validate": "data.validate",
+    "validate_dataset": "data.validate",
     "build_features": "data.features",
     "compare_history": "data.history",
     "snapshot": "data.snapshot",

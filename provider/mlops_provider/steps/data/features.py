@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 
 class FeaturesArguments(Frozen):
-    """The partition to build features of."""
+    """The partition to build features of.
+
+    :param accepted: the inputs without the rows that validation put into quarantine; all inputs if it is not given.
+    """
 
     work: DataWork
+    accepted: Artifact | None = None
 
 
 class FeaturesResult(Frozen):
@@ -69,7 +73,7 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     work, data = arguments.work, job.config.data
     inputs, told = delivered(work)
     privacy.require_named(job, work)
-    found = load(job, work.partition, inputs, work.history)
+    found = load(job, work.partition, arguments.accepted or inputs, work.history)
     made = _made(job, found)
     verdict = _held(job, found, made)
     frame = _beside(job, found, made)

@@ -1,129 +1,147 @@
-"""Validation with Great Expectations, closed against the ways in which a suite passes without having checked anything."""
+"""Validation by a suite of Great Expectations: one check per expectation, and what a failed one means."""
 
 from __future__ import annotations
 
-import json
-import logging
-from typing import Any, Literal
+import re
 
-from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
-from mlops_provider.exceptions import ConfigError, DataError
-from mlops_provider.steps import tables
-from mlops_provider.steps.data import privacy
+from mlops_provider.checks import Frozen, Verdict
+from mlops_provider.exceptions import DataError
+from mlops_provider.sections import Validation
+from mlops_provider.steps.data import privacy, quarantine
+from mlops_provider.steps.data.dataset import Dataset
+from mlops_provider.steps.data.judge import evaluate
+from mlops_provider.steps.data.suite import Suite, load
+from mlops_provider.steps.data.validation_report import write_report
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
 
-_SEVERITY: dict[str, Literal["fail", "warn"]] = {"critical": "fail", "warning": "warn", "info": "warn"}
-
 
 class ValidateArguments(Frozen):
-    """:param dataset: the table to validate; the partition's inputs if it is not given."""
+    """A table of a partition, recorded by its hash.
+
+    :param suite: ``raw``, ``features``, or a suite file in the model's directory.
+    :param dataset: the table to validate; the partition's inputs if it is not given.
+    """
 
     work: DataWork
-    suite: Literal["raw", "features"]
+    suite: str
     dataset: Artifact | None = None
 
 
+class ValidateDatasetArguments(Frozen):
+    """A dataset as it lies there now.
+
+    :param suite: as above, or the URI of a suite file.
+    :param dataset: a parquet or CSV file, a folder of parquet files, or a recorded table.
+    :param partition: what to call it.
+    """
+
+    suite: str
+    dataset: str | Artifact
+    partition: str = ""
+
+
 class ValidateResult(Frozen):
-    """The verdict on a partition: one check per expectation."""
+    """The verdict on a table: one check per expectation.
+
+    :param accepted: the rows that go on, where others were put into quarantine; None if all of them do.
+    :param quarantined: the rows that do not, with a column that says why.
+    :param report: the verdict as a page.
+    """
 
     partition: str
+    suite: str
     verdict: Verdict
+    accepted: Artifact | None = None
+    quarantined: Artifact | None = None
+    report: Artifact | None = None
 
 
 @step("validate", arguments=ValidateArguments, result=ValidateResult, sections=("data",), code=True)
 def validate(job: Job, arguments: ValidateArguments) -> ValidateResult:
-    """Judges a table by one of the model's suites: one check per expectation.
+    """Judges a table of a partition by one of the model's suites.
 
     :raises DataError: if the table cannot be read.
     :raises ConfigError: if the suite is empty, unreadable or holds an unknown expectation.
     """
-    work, name = arguments.work, getattr(job.config.data.suites, arguments.suite)
+    work = arguments.work
     if work.problem:
         raise DataError(f"partition {work.partition}: {work.problem}")
     dataset = arguments.dataset or work.inputs
     if dataset is None:
         raise DataError(f"partition {work.partition}: there are no inputs to validate")
-    suite = _suite(job, name)
     privacy.require_named(job, work)
-    table = tables.read(job.storage, dataset)
-    frame = privacy.veiled(table, job.config.data.pii).to_pandas()
-    subject = f"{job.config.name} {work.partition} {arguments.suite} data"
-    checks = [_check(result) for result in _results(suite, frame)]
-    if len(checks) != len(suite.expectations):
-        told = f"{len(checks)} of {len(suite.expectations)} expectations were evaluated"
-        checks.append(could_not_run("all_expectations", told, subject=name))
-    return ValidateResult(partition=work.partition, verdict=Verdict(subject=subject, checks=tuple(checks)))
+    suite = _of_model(job, arguments.suite)
+    found = _judged(job, suite, Dataset.of(job.storage, dataset), arguments.suite, work.partition)
+    return _with_report(job, found, {"data": dataset})
 
 
-def _suite(job: Job, name: str) -> Any:
-    from great_expectations.core import ExpectationSuite
+@step("validate_dataset", arguments=ValidateDatasetArguments, result=ValidateResult, cached=False)
+def validate_dataset(job: Job, arguments: ValidateDatasetArguments) -> ValidateResult:
+    """Judges a dataset that lies under a URI. Never reused: a URI does not tell whether its content has changed.
 
-    where = f"{job.config.name}: {name}"
-    try:
-        stored = json.loads(job.model.read(name))
-        expectations = stored["expectations"]
-        suite = ExpectationSuite(name=stored["name"], expectations=expectations)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{where} is no Great Expectations suite: {type(error).__name__}: {error}") from error
-    if not expectations:
-        raise ConfigError(f"{where} holds no expectation: an empty suite would accept anything")
-    if len(suite.expectations) != len(expectations):
-        known = {e.expectation_type for e in suite.expectations}
-        dropped = sorted({e.get("type", "(no type)") for e in expectations} - known)
-        raise ConfigError(f"{where} holds expectations that Great Expectations does not know: {', '.join(dropped)}")
-    return suite
-
-
-def _results(suite: Any, frame: Any) -> list[Any]:
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("table")
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    return list(batch.validate(suite, result_format="BASIC").results)
+    :raises DataError: if the dataset cannot be read.
+    :raises ConfigError: if the suite is empty, unreadable or holds an unknown expectation.
+    """
+    name, given = arguments.suite, arguments.dataset
+    outside = "://" in name or name.startswith("/")
+    suite = load(job.storage.read(name), name) if outside else _of_model(job, name)
+    uri = given if isinstance(given, str) else given.uri
+    dataset = (
+        Dataset(job.storage, job.deployment.source(uri)) if isinstance(given, str) else Dataset.of(job.storage, given)
+    )
+    found = _judged(job, suite, dataset, name, arguments.partition)
+    return _with_report(job, found, {}, {"data": dataset.uri})
 
 
-def _check(result: Any) -> Check:
-    expectation, outcome = result.expectation_config, result.result or {}
-    name, subject = expectation.type.removeprefix("expect_"), str(expectation.kwargs.get("column", "table"))
-    if raised := _exception(result.exception_info):
-        return could_not_run(name, raised, subject=subject)
-    limits = {k: v for k, v in expectation.kwargs.items() if k not in ("column", "batch_id") and v is not None}
-    observed = outcome.get("observed_value")
-    if observed is None and "unexpected_percent" in outcome:
-        observed = f"{outcome['unexpected_count']} unexpected ({outcome['unexpected_percent']:.3g} %)"
-    return Check(
-        name=name,
-        passed=bool(result.success),
-        value=_plain(observed),
-        threshold=_plain(limits),
-        severity=_SEVERITY[str(getattr(expectation.severity, "value", expectation.severity) or "critical")],
-        subject=subject,
-        detail=_examples(outcome) if not result.success else "",
+def _with_report(
+    job: Job, found: ValidateResult, data: dict[str, Artifact | None], facts: dict[str, str] | None = None
+) -> ValidateResult:
+    tables = {**data, "accepted rows": found.accepted, "quarantined rows": found.quarantined}
+    name, partition = _file_name(found.suite), found.partition or "dataset"
+    page = write_report(job, found.verdict, partition=partition, suite=name, data=tables, facts=facts)
+    return found.model_copy(update={"report": page})
+
+
+def _file_name(suite: str) -> str:
+    return re.sub(r"\W+", "_", suite).strip("_")
+
+
+def _of_model(job: Job, name: str) -> Suite:
+    file = getattr(job.config.data.suites, name, name) if name in ("raw", "features") else name
+    return load(job.model.read(file), f"{job.config.name}: {file}")
+
+
+def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str) -> ValidateResult:
+    """The verdict under the mode of model.yaml."""
+    data = job.config.data
+    hidden = frozenset(data.pii)
+    subject = " ".join(part for part in (job.config.name, partition, name, "data") if part)
+    judged = evaluate(suite, dataset, data.key)
+    verdict = judged.verdict(subject, data.key, hidden)
+    if data.validation.mode == "warn":
+        checks = quarantine.softened(verdict.checks, "mode warn")
+        verdict = verdict.model_copy(update={"checks": checks})
+    broken = quarantine.breakers(judged) if data.validation.mode == "quarantine" else None
+    if not broken:
+        return ValidateResult(partition=partition, suite=name, verdict=verdict)
+    place = quarantine.folder(job.under, _file_name(name), partition)
+    apart = quarantine.separate(dataset, broken, job.storage, place, data.validation.max_share, hidden)
+    return _apart(
+        job, suite, verdict, apart, ValidateResult(partition=partition, suite=name, verdict=verdict), data.validation
     )
 
 
-def _exception(info: dict[str, Any] | None) -> str:
-    """What was raised, wherever Great Expectations put it: at the top, or below the id of a metric."""
-    for item in (info or {}, *(v for v in (info or {}).values() if isinstance(v, dict))):
-        if item.get("raised_exception"):
-            return str(item.get("exception_message"))[:300]
-    return ""
-
-
-def _examples(outcome: dict[str, Any]) -> str:
-    found = outcome.get("partial_unexpected_list") or []
-    return f"for instance {', '.join(repr(v) for v in found[:5])}" if found else ""
-
-
-def _plain(value: Any) -> float | str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return float(value)
-    return json.dumps(value, default=str)[:200]
+def _apart(
+    job: Job, suite: Suite, verdict: Verdict, apart: quarantine.Separated, result: ValidateResult, settings: Validation
+) -> ValidateResult:
+    again = None
+    if apart.accepted is not None:
+        key = job.config.data.key
+        hidden = frozenset(job.config.data.pii)
+        accepted = Dataset.of(job.storage, apart.accepted)
+        again = evaluate(quarantine.shown(suite, hidden), accepted, key).verdict(verdict.subject, key, hidden)
+    told = quarantine.explained(verdict, apart, settings.max_share, again)
+    found = {"verdict": told, "accepted": apart.accepted, "quarantined": apart.quarantined}
+    return result.model_copy(update=found)

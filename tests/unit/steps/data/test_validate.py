@@ -130,11 +130,14 @@ def test_a_missing_suite_is_a_fault_of_the_model_not_of_the_data(delivered: Worl
 
 
 def test_an_expectation_that_was_not_evaluated_is_an_error(delivered: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlops_provider.steps.data import validate
+    from mlops_provider.steps.data import gx_engine
 
-    results = validate._results
-    monkeypatch.setattr(validate, "_results", lambda suite, frame: results(suite, frame)[1:])
-    assert judged(delivered).outcome == "error"
+    results = gx_engine.results
+    monkeypatch.setattr(gx_engine, "results", lambda suite, frame: results(suite, frame)[1:])
+    of_type = expectation("column_values_to_be_of_type", column="a", type_="float64")
+    write_suite(delivered, of_type, expectation("column_values_to_be_of_type", column="b", type_="float64"))
+    verdict = judged(delivered)
+    assert [(c.state, c.detail) for c in verdict.checks] == [("error", "it was not evaluated"), ("pass", "")]
 
 
 def test_a_table_without_rows_is_refused(delivered: World) -> None:

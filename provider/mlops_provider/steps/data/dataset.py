@@ -1,0 +1,211 @@
+"""A dataset by URI, read as record batches: a parquet file, a folder of parquet files, or CSV. Never held as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, BinaryIO
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from mlops_provider.exceptions import DataError
+from mlops_provider.steps import tables
+from mlops_provider.storage import Artifact, Storage
+
+_BATCH = 65_536
+_CSV_BLOCK = 4 << 20
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a dataset, with the values that hive puts into the names of its folders."""
+
+    uri: str
+    constants: dict[str, str | int] = field(default_factory=dict)
+
+
+class Dataset:
+    """Rows under a URI. Each pass over them reads only the columns that it asks for.
+
+    :param uri: a ``.parquet`` or ``.csv`` file, or a folder with parquet files in it, at any depth; hive's ``key=value``
+        folders become columns.
+    :param expected: hash of a single file that was recorded earlier; other content is refused.
+    """
+
+    def __init__(self, storage: Storage, uri: str, expected: Artifact | None = None) -> None:
+        self.storage, self.uri, self._expected = storage, uri, expected
+
+    @classmethod
+    def of(cls, storage: Storage, artifact: Artifact) -> Dataset:
+        """The dataset in a file that was recorded: its content is verified before it is read."""
+        if not artifact.size:
+            raise DataError(f"{artifact.uri} is empty (0 bytes)")
+        return cls(storage, artifact.uri, artifact)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        fs, path = self.storage.filesystem(self.uri)
+        if self._expected or fs.isfile(path):
+            return (Part(self.uri),)
+        found = sorted(p for p in fs.find(path) if p.endswith(".parquet") and not _hidden(p[len(path) :]))
+        if not found:
+            what = "holds no parquet file" if fs.exists(path) else "does not exist"
+            raise DataError(f"{self.uri} {what}: name a .parquet or .csv file, or a folder of parquet files")
+        parts = [Part(_uri(self.uri, name), _constants(name[len(path) :])) for name in found]
+        return _typed(parts, self.uri)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns, from the first file."""
+        first = self.parts[0]
+        with self._open(first) as file:
+            schema = _reading(first.uri, lambda: _schema(file, first))
+        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+            raise DataError(f"{first.uri} has more than one column {', '.join(map(repr, twice))}")
+        return schema
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches with these columns in this order (all if None), of at most 65,536 rows.
+
+        :raises DataError: if a file is unreadable, lacks a column or has it with another type, or if there are no rows.
+        """
+        names = list(self.schema.names if columns is None else columns)
+        tables.require(self.schema.names, names, self.uri)
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        rows = 0
+        for part in self.parts:
+            for batch in self._part(part, wanted):
+                rows += batch.num_rows
+                yield batch
+        if not rows:
+            raise DataError(f"{self.uri} has no rows")
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """The columns as a whole: for what cannot be evaluated batch by batch."""
+        return pa.Table.from_batches(self.batches(columns))
+
+    def _part(self, part: Part, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+        with self._open(part) as file:
+            found = _reading(part.uri, lambda: _schema(file, part))
+            _same_columns(found, wanted, part.uri)
+            inside = [name for name in wanted.names if name not in part.constants]
+            batches = _csv(file, inside) if _is_csv(part.uri) else _parquet(file, inside)
+            while (batch := _reading(part.uri, lambda: next(batches, None))) is not None:
+                if batch.num_rows:
+                    yield _completed(batch, wanted, part.constants)
+
+    @contextmanager
+    def _open(self, part: Part) -> Iterator[BinaryIO]:
+        """A recorded file is verified once and its handle kept: a replacement gets another inode, never this one."""
+        if self._expected is not None:
+            self._recorded.seek(0)
+            yield self._recorded
+            return
+        with self.storage.open(part.uri) as file:
+            yield file
+
+    @cached_property
+    def _recorded(self) -> BinaryIO:
+        expected = self._expected
+        assert expected is not None
+        file = self.storage.open(expected.uri)
+        if expected.hash.startswith("etag:"):
+            found = self.storage.describe(expected.uri).hash
+        else:
+            found = f"{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+        Storage.same(expected, found)
+        return file
+
+
+def _reading(uri: str, read: Any) -> Any:
+    try:
+        return read()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow's own complaints have no number; one with a number is the storage's, which says nothing about the data.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        kind = "CSV" if _is_csv(uri) else "parquet"
+        raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {error}") from error
+
+
+def _schema(file: BinaryIO, part: Part) -> pa.Schema:
+    schema = _csv_reader(file).schema if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
+    file.seek(0)
+    for name, value in part.constants.items():
+        schema = schema.append(pa.field(name, pa.int64() if isinstance(value, int) else pa.string()))
+    return schema.remove_metadata()
+
+
+def _same_columns(found: pa.Schema, wanted: pa.Schema, uri: str) -> None:
+    tables.require(found.names, wanted.names, uri)
+    for column in wanted:
+        if (kind := found.field(column.name).type) != column.type:
+            raise DataError(
+                f"{uri}: the column {column.name!r} is {kind}, in the first file of the dataset {column.type}"
+            )
+
+
+def _parquet(file: BinaryIO, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    reader = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    # Row group by row group: reading ahead over several would let memory grow with their size.
+    for group in range(reader.num_row_groups):
+        yield from reader.iter_batches(_BATCH, row_groups=[group], columns=columns, use_threads=False)
+
+
+def _csv_reader(file: BinaryIO, columns: list[str] | None = None) -> Any:
+    return pa.csv.open_csv(
+        file,
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
+        convert_options=pa.csv.ConvertOptions(include_columns=columns, strings_can_be_null=True),
+    )
+
+
+def _csv(file: BinaryIO, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    for batch in _csv_reader(file, columns):
+        for begin in range(0, batch.num_rows, _BATCH):
+            yield batch.slice(begin, _BATCH)
+
+
+def _completed(batch: pa.RecordBatch, wanted: pa.Schema, constants: dict[str, str | int]) -> pa.RecordBatch:
+    """The batch with what the names of its folders say, in the order asked for."""
+    arrays = [
+        pa.repeat(pa.scalar(constants[c.name], c.type), batch.num_rows) if c.name in constants else batch.column(c.name)
+        for c in wanted
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=wanted)
+
+
+def _is_csv(uri: str) -> bool:
+    return uri.lower().endswith(".csv")
+
+
+def _hidden(path: str) -> bool:
+    """Spark and others leave files of their own beside the data."""
+    return any(piece.startswith(("_", ".")) for piece in path.split("/") if piece)
+
+
+def _uri(root: str, path: str) -> str:
+    """The URI of a path as the file system of the root names it."""
+    protocol, found, _ = root.partition("://")
+    return f"{protocol}://{path}" if found else path
+
+
+def _constants(path: str) -> dict[str, str | int]:
+    pairs = [piece.split("=", 1) for piece in path.split("/")[:-1] if "=" in piece]
+    return {name: unquote(value) for name, value in pairs}
+
+
+def _typed(parts: Sequence[Part], uri: str) -> tuple[Part, ...]:
+    """Whole numbers where every folder of a level has one, else text, as hive readers do."""
+    names = set(parts[0].constants)
+    if odd := next((p for p in parts if set(p.constants) != names), None):
+        raise DataError(f"{uri}: {odd.uri} lies in folders of other names than the first file: {sorted(names)}")
+    whole = {name for name in names if all(str(p.constants[name]).isdecimal() for p in parts)}
+    return tuple(Part(p.uri, {n: int(v) if n in whole else v for n, v in p.constants.items()}) for p in parts)

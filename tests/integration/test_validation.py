@@ -1,0 +1,98 @@
+"""Validation as a DAG author uses it: any dataset in a DAG of one's own, and quarantine through the CI DAG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk import DAG
+
+from mlops_provider.operators.data import BuildFeaturesOperator, ValidateDataOperator
+from tests.integration.house import House, deliver_tiny
+from tests.integration.test_operators import tiny_work
+from tests.support.tiny import DAYS, write_model
+
+SMALL = {
+    "type": "expect_column_values_to_be_between",
+    "kwargs": {"column": "a", "max_value": 50},
+    "severity": "critical",
+}
+
+
+@pytest.fixture
+def tiny(house: House) -> House:
+    quarantine = {"mode": "quarantine", "max_share": 0.05}
+    folder = write_model(house.include, data={"validation": quarantine})
+    (folder / "expectations" / "raw.json").write_text(json.dumps({"name": "raw", "expectations": [SMALL]}))
+    deliver_tiny(house, *DAYS[:3])
+    return house
+
+
+def spoil(house: House, rows: int) -> Path:
+    """Makes `a` too large in the first rows of the first day."""
+    path = house.data / "tiny" / DAYS[0] / "inputs.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(a=frame["a"].mask(frame.index < rows, 99.0)).to_parquet(path)
+    return path
+
+
+def judged(house: House, **given: Any) -> Any:
+    with DAG("own_validation", schedule=None) as dag:
+        ValidateDataOperator(task_id="validate", model="tiny", **given)
+    return house.tested(dag)
+
+
+def test_a_dataset_of_ones_own_is_judged_by_a_suite_of_ones_own(tiny: House, tmp_path: Path) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("name: own\nexpectations:\n- {type: expect_table_row_count_to_equal, kwargs: {value: 2400}}\n")
+    for day in DAYS[:2]:
+        target = tmp_path / "days" / f"day={day}" / "part.parquet"
+        target.parent.mkdir(parents=True)
+        pq.write_table(pq.read_table(tiny.data / "tiny" / day / "inputs.parquet"), target)
+    run = judged(tiny, suite=str(suite), dataset=f"file://{tmp_path}/days")
+    assert run.state == "success", run.said()
+    (check,) = run.task("validate").result["verdict"]["checks"]
+    assert (check["value"], check["passed"]) == (2400.0, True)
+    assert tiny.ledger("tiny") == []
+
+
+def test_a_dataset_that_fails_fails_the_task_and_leaves_the_ledger_alone(tiny: House) -> None:
+    path = spoil(tiny, rows=200)
+    run = judged(tiny, suite="raw", dataset=str(path))
+    assert run.state == "failed"
+    assert "quarantined_rows: 200 against at most 0.05" in run.said()
+    assert tiny.ledger("tiny") == []
+
+
+def test_neither_a_partition_nor_a_dataset_is_an_error(tiny: House) -> None:
+    run = judged(tiny, suite="raw")
+    assert run.state == "failed"
+    assert "give work or dataset" in run.said()
+
+
+def test_the_accepted_rows_are_handed_on_by_result(tiny: House) -> None:
+    spoil(tiny, rows=20)
+    work = tiny_work(tiny)
+    with DAG("own_quarantine", schedule=None) as dag:
+        first = ValidateDataOperator(task_id="first", model="tiny", suite="raw", work=work)
+        ValidateDataOperator(task_id="again", model="tiny", suite="raw", dataset=first.output)
+        BuildFeaturesOperator(task_id="build", model="tiny", work=work, validated=first.output)
+    run = tiny.tested(dag)
+    assert run.state == "success", run.said()
+    assert run.task("first").result["quarantined"]["rows"] == 20
+    assert [check["passed"] for check in run.task("again").result["verdict"]["checks"]] == [True]
+    assert run.task("build").result["table"]["rows"] == 1180
+
+
+def test_ci_versions_what_is_left(tiny: House) -> None:
+    spoil(tiny, rows=20)
+    run = tiny.run("tiny", "ci", partition=DAYS[0])
+    assert run.state == "success", run.said()
+    (record,) = tiny.ledger("tiny")
+    assert record.facts["data"]["rows"] == 1180
+    (aside,) = (tiny.artifacts / "quarantine" / "tiny" / DAYS[0]).iterdir()
+    assert set(pd.read_parquet(aside)["reason"]) == {"column_values_to_be_between (a)"}
