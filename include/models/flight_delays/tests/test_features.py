@@ -40,7 +40,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def history() -> dict[str, pd.DataFrame]:
-    """An observation an hour at each airport, and two planes."""
+    """An observation an hour at each airport, two planes, and an earlier flight's outcome every ten minutes."""
     rng = np.random.default_rng(8)
     hours = pd.date_range("2013-02-02", "2013-02-06", freq="h", tz="UTC")
     weather = pd.concat([
@@ -56,7 +56,13 @@ def history() -> dict[str, pd.DataFrame]:
         "engines": [2, 2],
         "engine": ["Turbo-fan", "Turbo-jet"],
     })
-    return {"weather": weather.reset_index(drop=True), "planes": planes}
+    known = pd.date_range("2013-01-20", "2013-02-06", freq="10min", tz="UTC")
+    past = pd.DataFrame({
+        "carrier": rng.choice(["UA", "B6"], len(known)),
+        "label": rng.integers(0, 2, len(known)).astype(float),
+        "known_at": known,
+    })
+    return {"weather": weather.reset_index(drop=True), "planes": planes, "past": past}
 
 
 def made(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -80,18 +86,26 @@ def test_columns_that_are_no_input_change_nothing(rows: pd.DataFrame, history: d
     pd.testing.assert_frame_equal(made(rows.assign(arr_delay=99.0, dep_time=1.0), history), made(rows, history))
 
 
-def test_what_is_observed_later_changes_nothing(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> None:
-    weather, asked = history["weather"], rows.iloc[:10]
-    later = weather["observed_at"] > (asked["scheduled_departure"] - LEAD).max()
-    assert 0 < later.sum() < len(weather)
-    other = weather.copy()
-    other.loc[later, list(READINGS)] += 1_000.0
-    pd.testing.assert_frame_equal(made(asked, {**history, "weather": other}), made(asked, history))
+def test_what_becomes_known_later_changes_nothing(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> None:
+    asked = rows.iloc[:10]
+    now = (asked["scheduled_departure"] - LEAD).max()
+    other = dict(history)
+    for name, time, columns in (("weather", "observed_at", list(READINGS)), ("past", "known_at", ["label"])):
+        later = history[name][time] > now
+        assert 0 < later.sum() < len(later)
+        other[name] = history[name].copy()
+        other[name].loc[later, columns] = 1.0 - history[name].loc[later, columns]
+    pd.testing.assert_frame_equal(made(asked, other), made(asked, history))
 
 
-def test_what_was_observed_before_does_change_features(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> None:
-    other = history["weather"].assign(temp=history["weather"]["temp"] + 1_000.0)
-    assert (made(rows, {**history, "weather": other})["temp"] - made(rows, history)["temp"]).eq(1_000.0).all()
+def test_what_was_known_before_does_change_features(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> None:
+    weather = history["weather"].assign(temp=history["weather"]["temp"] + 1_000.0)
+    past = history["past"].assign(label=1.0 - history["past"]["label"])
+    before, after = made(rows, history), made(rows, {**history, "weather": weather, "past": past})
+    assert (after["temp"] - before["temp"]).eq(1_000.0).all()
+    known = before["carrier_late_7d"].notna()
+    assert known.any()
+    assert (after["carrier_late_7d"] != before["carrier_late_7d"])[known].any()
 
 
 def test_one_row_has_the_features_that_it_has_in_a_batch(rows: pd.DataFrame, history: dict[str, pd.DataFrame]) -> None:

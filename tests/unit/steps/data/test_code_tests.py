@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlops_provider.checks import Verdict
+from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import IntegrityError, MissingLibraryError, RequestError
 from mlops_provider.modelcode import pack
 from mlops_provider.steps import plan
@@ -21,6 +22,7 @@ from mlops_provider.steps.data.sandbox import Bounds, Ended
 from mlops_provider.steps.step import Job, Outcome
 from tests.support.tiny import DAYS, World, outcome, write_model
 
+FLIGHTS = Path(__file__).resolve().parents[4] / "include" / "models" / "flight_delays"
 GOOD = "from features import build\n\ndef test_it():\n    assert callable(build)\n"
 BAD = "def test_it():\n    assert 1 == 2, 'one is not two'\n"
 
@@ -300,3 +302,12 @@ def test_code_that_was_never_tested_is_due(delivered: World, runs: list[Bounds])
     assert plan.code_due(job, None)
     came_of(job)
     assert not plan.code_due(job, None)
+
+
+def test_the_example_models_own_tests_pass(tmp_path: Path) -> None:
+    """As CI runs them: a change of its features that its tests do not follow would let no data in."""
+    place = Deployment(artifact_root=str(tmp_path), data_root=str(tmp_path))
+    model = pack(FLIGHTS, "local", place.storage, place.artifact_root)
+    found = CodeTested.model_validate(came_of(Job(model, place)).result)
+    assert found.verdict is not None
+    assert found.verdict.outcome == "pass", found.verdict.reason()
