@@ -206,7 +206,7 @@ class Storage:
                 found.update(chunk)
                 file.write(chunk)
         by_etag = artifact.hash.startswith("etag:")
-        self._same(artifact, self.describe(artifact.uri).hash if by_etag else found.hexdigest())
+        self.same(artifact, self.describe(artifact.uri).hash if by_etag else found.hexdigest())
 
     @staticmethod
     def same(artifact: Artifact, found: str) -> None:

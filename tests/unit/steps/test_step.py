@@ -136,7 +136,7 @@ def test_a_module_that_the_model_lacks_is_no_missing_extra(delivered: World, mon
         raise ModuleNotFoundError("No module named 'prophet'", name="prophet")
 
     found = find("build_features")
-    monkeypatch.setattr("mlops_provider.steps.data.features.build", lacking)
+    monkeypatch.setattr("mlops_provider.steps.data.features.load", lacking)
     with pytest.raises(ModuleNotFoundError, match="prophet"):
         found.run(delivered.job(), found.arguments(work=delivered.work(DAY)))
 

@@ -1,0 +1,33 @@
+"""The sections of model.yaml, as typed and validated data. `ModelConfig` in config.py puts them together."""
+
+from mlops_provider.sections.base import ENVIRONMENT as ENVIRONMENT
+from mlops_provider.sections.base import NAME as NAME
+from mlops_provider.sections.base import REF as REF
+from mlops_provider.sections.base import Name as Name
+from mlops_provider.sections.base import Section as Section
+from mlops_provider.sections.data import KNOWN_AT as KNOWN_AT
+from mlops_provider.sections.data import PAST as PAST
+from mlops_provider.sections.data import Changes as Changes
+from mlops_provider.sections.data import Code as Code
+from mlops_provider.sections.data import Completeness as Completeness
+from mlops_provider.sections.data import Data as Data
+from mlops_provider.sections.data import Dvc as Dvc
+from mlops_provider.sections.data import History as History
+from mlops_provider.sections.data import Label as Label
+from mlops_provider.sections.data import Limits as Limits
+from mlops_provider.sections.data import Past as Past
+from mlops_provider.sections.data import Suites as Suites
+from mlops_provider.sections.data import Validation as Validation
+from mlops_provider.sections.data import Watch as Watch
+from mlops_provider.sections.loops import Bounds as Bounds
+from mlops_provider.sections.loops import Drift as Drift
+from mlops_provider.sections.loops import Evaluation as Evaluation
+from mlops_provider.sections.loops import Features as Features
+from mlops_provider.sections.loops import Gates as Gates
+from mlops_provider.sections.loops import Monitoring as Monitoring
+from mlops_provider.sections.loops import Quality as Quality
+from mlops_provider.sections.loops import Resources as Resources
+from mlops_provider.sections.loops import Retrain as Retrain
+from mlops_provider.sections.loops import Scoring as Scoring
+from mlops_provider.sections.loops import Training as Training
+from mlops_provider.sections.loops import Window as Window
