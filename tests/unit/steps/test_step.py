@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,12 @@ def test_a_missing_library_names_its_extra(delivered: World, monkeypatch: pytest
     for name in [name for name in sys.modules if name.split(".")[0] == "great_expectations"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "great_expectations", None)
+    assert outcome(delivered.job(), "validate", work=delivered.work(DAY), suite="raw").result[
+        "verdict"
+    ]  # all of it streams
+    of_type = {"type": "expect_column_values_to_be_of_type", "kwargs": {"column": "a", "type_": "float64"}}
+    suite = {"name": "tiny_raw", "expectations": [of_type]}
+    (delivered.model / "expectations" / "raw.json").write_text(json.dumps(suite))
     with pytest.raises(MissingLibraryError, match=r"validate needs .*airflow-provider-mlops\[great-expectations\]"):
         outcome(delivered.job(), "validate", work=delivered.work(DAY), suite="raw")
 

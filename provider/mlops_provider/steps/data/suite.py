@@ -18,6 +18,16 @@ from mlops_provider.exceptions import ConfigError
 _SEVERITIES = ("critical", "warning", "info")
 _KEYS = {"type", "kwargs", "meta", "severity", "id", "notes", "description", "rendered_content"}
 _COLUMNS = ("column", "column_A", "column_B")
+# Great Expectations lets these pass if they say nothing about what they expect.
+_LIMITS = {
+    "expect_column_values_to_match_regex": "regex",
+    "expect_column_values_to_not_match_regex": "regex",
+    "expect_column_values_to_be_in_type_list": "type_list",
+    "expect_column_values_to_not_be_in_set": "value_set",
+    "expect_column_distinct_values_to_contain_set": "value_set",
+    "expect_table_columns_to_match_ordered_list": "column_list",
+    "expect_table_columns_to_match_set": "column_set",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,4 +123,15 @@ def _expectation(place: int, item: Any, where: str) -> Expectation:
     severity = item.get("severity") or "critical"
     if severity not in _SEVERITIES:
         raise ConfigError(f"{at} ({item['type']}): severity {severity!r}, expected one of {', '.join(_SEVERITIES)}")
-    return Expectation(place, item["type"], {k: v for k, v in kwargs.items() if v is not None}, severity)
+    given = {k: v for k, v in kwargs.items() if v is not None}
+    wanted = _limits(item["type"])
+    if wanted and all(given.get(key) in (None, [], "") for key in wanted):
+        raise ConfigError(f"{at} ({item['type']}) lacks {' and '.join(wanted)}: it would accept anything")
+    return Expectation(place, item["type"], given, severity)
+
+
+def _limits(kind: str) -> tuple[str, ...]:
+    """The arguments of which it must have one."""
+    if kind.endswith("_to_be_between") and kind != "expect_column_quantile_values_to_be_between":
+        return ("min_value", "max_value")
+    return (_LIMITS[kind],) if kind in _LIMITS else ()

@@ -149,11 +149,6 @@ def test_what_nobody_knows_is_refused(people: Dataset, item: dict[str, Any]) -> 
         expectation("column_to_exist", column="id"),
         expectation("column_values_to_be_of_type", column="absent", type_="x"),
     ],
-    [
-        OLD,
-        expectation("column_to_exist", column="id"),
-        expectation("column_values_to_be_of_type", column="absent", type_="x"),
-    ],
 )
 def test_a_dataset_without_rows_is_an_error_whatever_is_asked(tmp_path: Path, item: dict[str, Any]) -> None:
     pq.write_table(pa.table(PEOPLE).slice(0, 0), tmp_path / "x.parquet")

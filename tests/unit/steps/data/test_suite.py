@@ -71,3 +71,29 @@ def test_only_the_columns_that_an_expectation_needs_are_named(kwargs: dict[str, 
     (found,) = read({"type": "expect_something", "kwargs": kwargs})
     assert set(found.reads(["a", "b", "c"])) >= columns
     assert set(found.reads(["a", "b", "c"])) <= columns | {"c"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        ("column_mean_to_be_between", {"column": "a"}),
+        ("column_mean_to_be_between", {"column": "a", "min_value": None, "strict_min": True}),
+        ("table_row_count_to_be_between", {}),
+        ("column_values_to_match_regex", {"column": "a"}),
+        ("column_values_to_match_regex", {"column": "a", "regex": ""}),
+        ("column_values_to_be_in_type_list", {"column": "a"}),
+        ("column_values_to_not_be_in_set", {"column": "a", "value_set": []}),
+        ("column_distinct_values_to_contain_set", {"column": "a", "value_set": []}),
+        ("table_columns_to_match_ordered_list", {"column_list": None}),
+        ("table_columns_to_match_set", {"column_set": []}),
+    ],
+)
+def test_an_expectation_that_says_nothing_is_refused(kind: str, kwargs: dict[str, Any]) -> None:
+    """Great Expectations lets most of them pass."""
+    with pytest.raises(ConfigError, match="lacks .*: it would accept anything"):
+        read({"type": f"expect_{kind}", "kwargs": kwargs})
+
+
+def test_a_bound_of_zero_is_a_bound() -> None:
+    (found,) = read({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "a", "max_value": 0}})
+    assert found.kwargs == {"column": "a", "max_value": 0}
