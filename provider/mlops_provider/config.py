@@ -86,12 +86,14 @@ def load(directory: str | Path, environment: str = "") -> ModelConfig:
         raise ConfigError(
             f"{path}: name: is {config.name!r}, must be the name of its directory, {Path(directory).name!r}"
         )
-    _files_exist(config, path)
     return config
 
 
 def _files_exist(config: ModelConfig, path: Path) -> None:
-    """The files that a model.yaml names lie in the model's directory, or in that of a model it extends."""
+    """The files that a model.yaml names lie in the model's directory, or in that of a model it extends.
+
+    Not asked when a single model is read: `mlops suite init` is how a suite comes to be.
+    """
     named = {
         "features.build": config.features.build.split(":")[0],
         "features.fit": (config.features.fit or "").split(":")[0],
@@ -166,7 +168,9 @@ def load_all(include: str | Path, environment: str = "") -> tuple[list[tuple[Pat
     models, errors = [], []
     for directory in discover(include):
         try:
-            models.append((directory, load(directory, environment)))
+            found = load(directory, environment)
+            _files_exist(found, directory / "model.yaml")
+            models.append((directory, found))
         except ConfigError as error:
             errors.append(error)
     return models, errors

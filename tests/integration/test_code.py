@@ -15,7 +15,7 @@ from tests.support.tiny import DAYS, write_model
 
 GOOD = "from features import build\n\ndef test_it():\n    assert callable(build)\n"
 BAD = "def test_it():\n    assert 1 == 2, 'one is not two'\n"
-PARTITION = ("validate_raw", "build_features", "validate_features", "snapshot")
+PARTITION = ("validate_raw", "build_features", "validate_features", "compare_history", "snapshot")
 
 
 def write(include: Path, test: str, **changes: Any) -> None:

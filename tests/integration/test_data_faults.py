@@ -41,13 +41,13 @@ def given(world: World, partition: str, *, seed: int = 0, rows: int = 50) -> dic
     """What the snapshot of a partition is asked with."""
     draw = np.random.default_rng([seed, int(partition.replace("-", ""))])
     frame = pd.DataFrame({
-        "id": np.arange(rows),
+        "id": [f"{partition}-{row}" for row in range(rows)],
         "at": pd.date_range(partition, periods=rows, freq="min", tz="UTC"),
         "a": draw.normal(size=rows),
         "label": draw.integers(0, 2, size=rows).astype(float),
     })
     table = tables.write_frame(world.job().storage, str(world.root / "built" / partition), frame)
-    return {"work": DataWork(partition=partition), "table": table, "verdicts": (GOOD,)}
+    return {"work": DataWork(partition=partition, inputs=table), "table": table, "verdicts": (GOOD,)}
 
 
 def versioned(world: World, partition: str, **how: Any) -> DataVersion:

@@ -16,11 +16,9 @@ from mlops_provider.deployment import DvcAccess
 from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, Transient
 from mlops_provider.steps.data import garbage, snapshot
 from mlops_provider.storage import Storage
-from tests.integration.test_data_faults import DAY, GOOD, git, given, pointers, versioned
-from tests.integration.test_s3 import Options, options
+from tests.integration.servers import Options
+from tests.integration.test_data_faults import DAY, git, given, pointers, versioned
 from tests.support.tiny import World, call
-
-__all__ = ["GOOD", "options"]
 
 
 class S3World(World):

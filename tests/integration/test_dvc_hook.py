@@ -21,9 +21,7 @@ from mlops_provider.get_provider_info import get_provider_info
 from mlops_provider.hooks.dvc import _FIELDS, DvcHook
 from mlops_provider.steps.data.remote import Remote
 from mlops_provider.steps.data.repository import Repository
-from tests.integration.test_s3 import Options, options
-
-__all__ = ["options"]
+from tests.integration.servers import Options
 
 TOKEN = "token-hush"
 

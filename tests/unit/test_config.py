@@ -330,7 +330,9 @@ def test_a_variant_of_a_bad_model_is_named_with_its_base(tmp_path: Path) -> None
 def test_a_file_that_is_named_and_not_there_is_refused(tmp_path: Path, file: str, key: str) -> None:
     directory = write_model(tmp_path)
     directory.joinpath(file).unlink()
-    assert f"{key}: there is no file {file}" in told(directory)
+    models, errors = load_all(tmp_path)
+    assert models == []
+    assert f"model.yaml: {key}: there is no file {file}" in str(errors[0])
 
 
 def test_a_variant_uses_the_files_of_its_base(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def drift(job: Job, arguments: DriftArguments) -> Drifted:
     report = _report(reference[usable], current[usable], settings.threshold) if usable else None
     checks += _checks(report, usable, settings.threshold) if report else []
     drifted = tuple(check.subject for check in checks if check.name == "drift" and not check.passed)
-    checks.append(_share(drifted, len(usable), settings.share))
+    compared = sum(check.severity != "error" for check in checks)
+    checks.append(_share(drifted, compared, settings.share))
     return Drifted(
         partition=found.partition,
         version=found.version,
@@ -55,9 +56,18 @@ def _usable(reference: Any, current: Any) -> tuple[list[str], list[Check]]:
     if few <= _FEW_ROWS:
         why = f"{few} rows are too few, more than {_FEW_ROWS} are needed on both sides"
         return [], [could_not_run("drift", why, subject="all columns")]
-    empty = [c for c in reference.columns if reference[c].isna().all() or current[c].isna().all()]
-    checks = [could_not_run("drift", "the column is empty on one side", subject=c) for c in empty]
+    checks = [check for c in reference.columns if (check := _emptied(c, reference[c], current[c]))]
+    empty = {check.subject for check in checks}
     return [c for c in reference.columns if c not in empty], checks
+
+
+def _emptied(column: str, reference: Any, current: Any) -> Check | None:
+    """What there is to say of a column without any value: gone or newly come, it has drifted as far as can be."""
+    gone = [where for where, side in (("training data", reference), ("partition", current)) if side.isna().all()]
+    if not gone:
+        return None
+    detail = f"no value in the {' and the '.join(gone)}"
+    return Check(name="drift", passed=len(gone) == 2, severity="warn", subject=column, detail=detail)
 
 
 def _report(reference: Any, current: Any, threshold: float) -> Any:

@@ -69,11 +69,24 @@ def test_the_share_that_may_drift_is_a_limit(champion: World) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, None])
-def test_an_empty_column_is_an_error(champion: World, value: float | None) -> None:
+def test_a_column_that_lost_every_value_has_drifted(champion: World, value: float | None) -> None:
     found = looked_at(champion, lambda frame: frame.assign(a=pd.Series([value] * len(frame), dtype="float64")))
-    assert found.verdict.outcome == "error"
-    assert [c.subject for c in found.verdict.problems] == ["a"]
+    assert found.columns == ("a",)
     assert found.of == 4
+    (check,) = [c for c in found.verdict.checks if c.subject == "a"]
+    assert (check.state, check.detail) == ("warn", "no value in the partition")
+
+
+def test_a_column_that_never_had_a_value_has_not_drifted() -> None:
+    nothing, something = pd.Series([np.nan, np.nan]), pd.Series([np.nan, 1.0])
+    never, come, both = (
+        _emptied("a", *sides) for sides in ((nothing, nothing), (nothing, something), (something,) * 2)
+    )
+    assert never is not None
+    assert never.passed
+    assert come is not None
+    assert (come.state, come.detail) == ("warn", "no value in the training data")
+    assert both is None
 
 
 def test_a_column_with_gaps_is_compared(champion: World) -> None:
