@@ -80,7 +80,7 @@ def test_a_column_that_lost_every_value_has_drifted(champion: World, value: floa
 def test_a_column_that_never_had_a_value_has_not_drifted() -> None:
     nothing, something = pd.Series([np.nan, np.nan]), pd.Series([np.nan, 1.0])
     never, come, both = (
-        _emptied("a", *sides) for sides in ((nothing, nothing), (nothing, something), (something,) * 2)
+        drifts._emptied("a", *sides) for sides in ((nothing, nothing), (nothing, something), (something,) * 2)
     )
     assert never is not None
     assert never.passed

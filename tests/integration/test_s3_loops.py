@@ -1,0 +1,136 @@
+"""All loops with everything on a real S3 server: data, artifacts, ledger, DVC remote and MLflow's artifacts.
+
+The credentials come from an Airflow connection of the amazon provider, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.deployment import Deployment
+from mlops_provider.ledger import Record
+from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.storage import Storage
+from tests.integration.house import House, Run
+from tests.integration.servers import MlflowServer, Options, S3Server
+from tests.support.tiny import DAYS, feed, write_model
+
+MODEL = "on_s3"
+
+
+class S3House(House):
+    """An installation that keeps nothing on local files but its models and the git repository of the data."""
+
+    def __init__(self, root: Path, *, mlflow: str, server: S3Server) -> None:
+        super().__init__(root, prefix="", mlflow=mlflow)
+        self.server = server
+        connection = {
+            "conn_type": "aws",
+            "login": server.options["s3"]["key"],
+            "password": server.options["s3"]["secret"],
+            "extra": {"endpoint_url": server.url, "region_name": "us-east-1"},
+        }
+        self.changed = {
+            "AIRFLOW__MLOPS__ARTIFACT_ROOT": "s3://mlops/artifacts",
+            "AIRFLOW__MLOPS__DATA_ROOT": "s3://mlops/data",
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+        }
+        dvc = {"repository": str(self.repository), "remote": "s3://mlops/dvc", "path": MODEL}
+        write_model(self.include, name=MODEL, data={"dvc": dvc})
+
+    def deployment(self) -> Deployment:
+        return Deployment(
+            artifact_root="s3://mlops/artifacts",
+            data_root="s3://mlops/data",
+            tracking_uri=self.mlflow,
+            storage_options=self.server.options,
+        )
+
+    def deliver(self, day: str, *what: str) -> None:
+        """Files are made on disk and put where the model looks for them."""
+        for kind in what:
+            feed.deliver(str(self.root / "made"), day, kind)
+        for path in self.root.joinpath("made").rglob("*.parquet"):
+            relative = path.relative_to(self.root / "made")
+            Storage(self.server.options).upload(path, f"s3://mlops/data/{relative}")
+
+    def goes(self, loop: str, **conf: str) -> Run:
+        run = self.run(MODEL, loop, **conf)
+        assert run.state == "success", run.said()
+        return run
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory, airflow_home: Path, s3_server: S3Server) -> Iterator[S3House]:
+    """Four days: a first champion, and a day that it scored."""
+    keys = s3_server.options["s3"]
+    environment = {
+        "AWS_ACCESS_KEY_ID": keys["key"],
+        "AWS_SECRET_ACCESS_KEY": keys["secret"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MLFLOW_S3_ENDPOINT_URL": s3_server.url,
+    }
+    mlflow = MlflowServer(tmp_path_factory.mktemp("mlflow"), "s3://mlops/mlflow", environment)
+    mlflow.start()
+    try:
+        mlflow.wait()
+        house = S3House(tmp_path_factory.mktemp("s3_house"), mlflow=mlflow.url, server=s3_server)
+        _live(house)
+        yield house
+    finally:
+        mlflow.stop()
+
+
+def _live(house: S3House) -> None:
+    for day in DAYS[:3]:
+        house.deliver(day, "inputs", "labels")
+    house.goes("ci")
+    while not any(record.outcome == "train" for record in house.ledger(MODEL, "retrain")):
+        house.goes("cm")
+    for loop in ("ct", "cd"):
+        house.goes(loop)
+    house.deliver(DAYS[3], "inputs")
+    for loop in ("score", "cm"):
+        house.goes(loop)
+
+
+def test_every_decision_is_in_the_ledger_on_s3(lived: S3House) -> None:
+    kinds = [(record.kind, record.outcome) for record in lived.ledger(MODEL)]
+    assert kinds.count(("data", "accepted")) == 3
+    assert ("promotion", "promoted") in kinds
+    assert not lived.artifacts.exists()
+
+
+def test_the_champion_on_s3_scored_the_next_day(lived: S3House) -> None:
+    found = manifest(lived.job(MODEL), DAYS[3])
+    assert found is not None
+    assert found.table.uri.startswith("s3://mlops/artifacts/predictions/")
+    assert found.rows == 1200
+    assert lived.alias(MODEL) == found.version == 1
+
+
+def test_content_is_in_the_remote_and_the_artifacts_of_the_run_are_in_the_bucket(
+    lived: S3House, options: Options
+) -> None:
+    storage = Storage(options)
+    for record in _accepted(lived):
+        md5 = record.facts["data"]["md5"]
+        assert storage.exists(f"s3://mlops/dvc/files/md5/{md5[:2]}/{md5[2:]}")
+    assert storage.glob("s3://mlops/mlflow/*/*/artifacts/**")
+
+
+def test_no_credential_is_written_anywhere(lived: S3House, options: Options) -> None:
+    secret = options["s3"]["secret"].encode()
+    fs, _ = Storage(options).filesystem("s3://mlops/")
+    written = [fs.cat_file(path) for path in fs.find("mlops") if path.endswith((".json", ".yaml", ".txt"))]
+    assert written
+    assert not [content for content in written if secret in content]
+    assert secret.decode() not in lived.git("log", "--all", "--patch")
+
+
+def _accepted(house: S3House) -> list[Record]:
+    return [record for record in house.ledger(MODEL, "data") if record.outcome == "accepted"]
