@@ -194,10 +194,20 @@ class Validation(Section):
 
     ``fail`` refuses the partition, ``warn`` lets it through with a warning, ``quarantine`` puts the rows that break it aside
     and lets the rest through, unless they are more than `max_share` of all rows.
+
+    :param engine: ``auto`` streams on one machine and leaves the rest to Great Expectations on pandas; ``spark`` leaves all
+        of it to Great Expectations on Spark.
     """
 
     mode: Literal["fail", "warn", "quarantine"] = "fail"
     max_share: Share = 0.05
+    engine: Literal["auto", "spark"] = "auto"
+
+    @model_validator(mode="after")
+    def _rows_are_told_apart(self) -> Validation:
+        if self.engine == "spark" and self.mode == "quarantine":
+            raise ValueError("engine spark does not put rows aside: choose mode fail or warn")
+        return self
 
 
 class Data(Section):

@@ -86,6 +86,7 @@ _EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "s3fs": "amazon",
+    "pyspark": "spark",
 }
 
 

@@ -95,7 +95,7 @@ class Batch:
 class Example:
     """A row that breaks an expectation."""
 
-    row: int
+    row: int | None
     key: Any
     values: dict[str, Any]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mlops_provider.exceptions import DataError
+from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.steps import tables
 from mlops_provider.storage import Artifact, Storage
 
@@ -100,6 +100,20 @@ class Dataset:
             while (batch := _reading(part.uri, lambda: next(batches, None))) is not None:
                 if batch.num_rows:
                     yield _completed(batch, wanted, part.constants)
+
+    def verify(self) -> None:
+        """For readers other than this one: whether a recorded file is still the one that was recorded.
+
+        On S3 a file that we wrote ourselves is compared by its size, as it was recorded with another hash than S3 gives.
+
+        :raises IntegrityError: if it is not.
+        """
+        if (expected := self._expected) is None:
+            return
+        if self.storage.is_local(expected.uri) or expected.hash.startswith("etag:"):
+            self.storage.same(expected, self.storage.describe(expected.uri).hash)
+        elif not self.storage.holds(expected):
+            raise IntegrityError(f"{expected.uri} does not have the {expected.size} bytes that were recorded")
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[BinaryIO]:

@@ -52,30 +52,41 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
 
 def results(stored: Any, frame: Any) -> list[Any]:
     """What Great Expectations itself says of a frame."""
+    asset = quiet_context().data_sources.add_pandas("pandas").add_dataframe_asset("table")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    return list(batch.validate(stored, result_format="COMPLETE").results)
+
+
+def quiet_context() -> Any:
+    """A context of the library that lives in memory and shows no progress bars."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("table")
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    return list(batch.validate(stored, result_format="COMPLETE").results)
+    return context
 
 
 def _found(result: Any, frame: Any, rows: list[int], key: str | None) -> Found:
+    found = told(result)
+    columns = [c for c in (result.expectation_config.kwargs.get(k) for k in ("column", "column_A", "column_B")) if c]
+    columns += result.expectation_config.kwargs.get("column_list") or []
+    found.examples = [] if found.error else [_example(frame, row, key, columns) for row in rows[:EXAMPLES]]
+    return found
+
+
+def told(result: Any) -> Found:
+    """What the library says of an expectation, examples aside."""
     if raised := _exception(result.exception_info):
         return Found(error=raised)
     outcome = result.result or {}
-    columns = [c for c in (result.expectation_config.kwargs.get(k) for k in ("column", "column_A", "column_B")) if c]
-    columns += result.expectation_config.kwargs.get("column_list") or []
     return Found(
         passed=bool(result.success),
         observed=_native(outcome.get("observed_value")),
         rows=outcome.get("element_count"),
         count=outcome.get("unexpected_count"),
         missing=outcome.get("missing_count"),
-        examples=[_example(frame, row, key, columns) for row in rows[:EXAMPLES]],
     )
 
 

@@ -152,7 +152,7 @@ def _unexpected(found: Found, key: str | None, hidden: frozenset[str]) -> Unexpe
 
 
 def _row(example: Example, key: str | None, hidden: frozenset[str]) -> dict[str, Scalar]:
-    row: dict[str, Scalar] = {"row": example.row}
+    row: dict[str, Scalar] = {} if example.row is None else {"row": example.row}
     if key and key not in hidden and example.key is not None:
         row[key] = _scalar(example.key)
     return row | {column: _scalar(v) for column, v in example.values.items() if column not in hidden}

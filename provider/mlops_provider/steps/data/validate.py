@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.exceptions import DataError
 from mlops_provider.sections import Validation
 from mlops_provider.steps.data import privacy, quarantine
 from mlops_provider.steps.data.dataset import Dataset
-from mlops_provider.steps.data.judge import evaluate
+from mlops_provider.steps.data.judge import Judged, evaluate
 from mlops_provider.steps.data.suite import Suite, load
 from mlops_provider.steps.data.validation_report import write_report
 from mlops_provider.steps.records import DataWork
@@ -118,7 +119,7 @@ def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str)
     data = job.config.data
     hidden = frozenset(data.pii)
     subject = " ".join(part for part in (job.config.name, partition, name, "data") if part)
-    judged = evaluate(suite, dataset, data.key)
+    judged = _engine(data.validation)(suite, dataset, data.key)
     verdict = judged.verdict(subject, data.key, hidden)
     if data.validation.mode == "warn":
         checks = quarantine.softened(verdict.checks, "mode warn")
@@ -131,6 +132,14 @@ def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str)
     return _apart(
         job, suite, verdict, apart, ValidateResult(partition=partition, suite=name, verdict=verdict), data.validation
     )
+
+
+def _engine(settings: Validation) -> Callable[[Suite, Dataset, str | None], Judged]:
+    if settings.engine == "spark":
+        from mlops_provider.steps.data import spark_engine
+
+        return spark_engine.evaluate
+    return evaluate
 
 
 def _apart(
