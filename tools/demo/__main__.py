@@ -76,7 +76,7 @@ def _times(api: AirflowApi, seconds: float) -> str:
 
 def _close(services: Services, told: report.Story) -> None:
     reports = services.artifacts / "reports" / told.model
-    shown = sorted(reports.glob("*.html"))
+    shown = sorted(reports.glob("drift-*.html"))
     print(f"Drift reports: {shown[-1] if shown else reports} and its neighbours")
     print(f"Ledger:        {services.artifacts / 'ledger' / told.model}")
     print("UI:            `make up` starts Airflow and MLflow again with everything in it")
