@@ -123,7 +123,7 @@ class Loops:
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
         features.verdict.require()
         table = features.accepted or built.table
-        history = self._run("compare_history", work.partition, work=work, table=table)
+        history = self._run("compare_history", work.partition, work=work, table=built.table)
         verdicts = (raw.verdict, features.verdict, history.verdict)
         self._run("snapshot", work.partition, work=work, table=table, verdicts=verdicts)
 

@@ -160,7 +160,7 @@ class CompareHistoryOperator(_JudgingOperator):
         self.built = built
 
     def run(self, context: Context) -> Any:
-        return self.judge(context, "compare_history", {"table": self.built["table"]})
+        return self.judge(context, "compare_history", {"table": self.whole(self.built)["table"]})
 
     def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         # Named by content: the ledger moves on under equal arguments, and what an earlier run handed over must stay.
@@ -188,7 +188,7 @@ class SnapshotDataOperator(_JudgingOperator):
         validated = unpacked(self.validated, deployment(context).storage)
         verdicts = [result["verdict"] for result in validated]
         accepted = [result["accepted"] for result in validated if result.get("suite") == "features"]
-        table = next(filter(None, accepted), self.built["table"])
+        table = next(filter(None, accepted), self.whole(self.built)["table"])
         result = self.judge(context, "snapshot", {"table": table, "verdicts": verdicts})
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
         return result

@@ -215,7 +215,7 @@ class Data(Section):
 
     :param source: inputs of a partition, labels not needed; holds ``{partition}``.
     :param columns: the columns of the inputs that features may be built from. Nothing else is read.
-    :param pii: columns of the inputs, labels or history that tell who a person is: no step reads their values.
+    :param pii: columns of the inputs, labels or history that tell who a person is: their values are written nowhere.
     :param history: further tables handed to the features function by name.
     :param past: hands it the outcomes of earlier partitions, too.
     :param lead: how long before `event_time` the prediction is made: nothing known later may be used.

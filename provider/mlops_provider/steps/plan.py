@@ -220,9 +220,12 @@ class State:
 def ci(job: Job, *, partition: str | None = None, ref: str | None = None) -> list[DataWork]:
     """Labelled partitions that have not been judged as they lie there now. A partition that is asked for is judged again.
 
-    :param ref: a commit whose tests are asked for: a run for them does nothing else, unless a partition is named as well.
+    :param ref: a commit whose tests are asked for: a run for them does nothing else.
+    :raises RequestError: if both are asked for: tests of a commit must not let data in to the code as deployed.
     """
-    if ref is not None and partition is None:
+    if ref is not None:
+        if partition is not None:
+            raise RequestError("ref and partition: the tests of a commit let no data in; ask for one of the two")
         return []
     state = State(job)
     if partition is not None:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -326,11 +327,27 @@ def test_only_the_first_signal_raises() -> None:
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_kill_becomes_an_exit_with_its_status(signum: signal.Signals, status: int) -> None:
-    old = signal.getsignal(signum)
-    with Interrupts(), pytest.raises(SystemExit) as exit_:
-        signal.raise_signal(signum)
-    assert exit_.value.code == status
-    assert signal.getsignal(signum) is old
+    with handled(signum, signal.SIG_DFL):
+        with Interrupts(), pytest.raises(SystemExit) as exit_:
+            signal.raise_signal(signum)
+        assert exit_.value.code == status
+        assert signal.getsignal(signum) is signal.SIG_DFL
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """Under nohup a closed terminal ends nothing."""
+    with handled(signal.SIGHUP, signal.SIG_IGN), Interrupts():
+        signal.raise_signal(signal.SIGHUP)
+
+
+@contextmanager
+def handled(signum: signal.Signals, how: signal.Handlers) -> Iterator[None]:
+    """While this process, however it was started, handles a signal in this way."""
+    before = signal.signal(signum, how)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
 
 
 def test_a_shield_holds_the_signal_back_until_its_end() -> None:

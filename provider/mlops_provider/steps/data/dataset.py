@@ -19,16 +19,21 @@ from mlops_provider.steps import tables
 from mlops_provider.storage import Artifact, Storage
 
 _BATCH = 65_536
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _CSV_BLOCK = 4 << 20
 _BUFFER = 1 << 20
 
 
+Constants = dict[str, str | int | None]
+
+
 @dataclass(frozen=True)
 class Part:
-    """A file of a dataset, with the values that hive puts into the names of its folders."""
+    """A file of a dataset, with the values that hive puts into the names of its folders; `whole` names the numbers."""
 
     uri: str
-    constants: dict[str, str | int] = field(default_factory=dict)
+    constants: Constants = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
 
 
 class Dataset:
@@ -146,14 +151,15 @@ def _reading(uri: str, read: Any) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "CSV" if _is_csv(uri) else "parquet"
-        raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {error}") from error
+        told = str(error).partition(": invalid value")[0]  # which may be anybody's
+        raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {told}") from error
 
 
 def _schema(file: BinaryIO, part: Part) -> pa.Schema:
     schema = _csv_reader(file).schema if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
     file.seek(0)
-    for name, value in part.constants.items():
-        schema = schema.append(pa.field(name, pa.int64() if isinstance(value, int) else pa.string()))
+    for name in part.constants:
+        schema = schema.append(pa.field(name, pa.int64() if name in part.whole else pa.string()))
     return schema.remove_metadata()
 
 
@@ -187,7 +193,7 @@ def _csv(file: BinaryIO, columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(begin, _BATCH)
 
 
-def _completed(batch: pa.RecordBatch, wanted: pa.Schema, constants: dict[str, str | int]) -> pa.RecordBatch:
+def _completed(batch: pa.RecordBatch, wanted: pa.Schema, constants: Constants) -> pa.RecordBatch:
     """The batch with what the names of its folders say, in the order asked for."""
     arrays = [
         pa.repeat(pa.scalar(constants[c.name], c.type), batch.num_rows) if c.name in constants else batch.column(c.name)
@@ -211,9 +217,9 @@ def _uri(root: str, path: str) -> str:
     return f"{protocol}://{path}" if found else path
 
 
-def _constants(path: str) -> dict[str, str | int]:
+def _constants(path: str) -> Constants:
     pairs = [piece.split("=", 1) for piece in path.split("/")[:-1] if "=" in piece]
-    return {name: unquote(value) for name, value in pairs}
+    return {name: None if value == _HIVE_NULL else unquote(value) for name, value in pairs}
 
 
 def _typed(parts: Sequence[Part], uri: str) -> tuple[Part, ...]:
@@ -221,5 +227,10 @@ def _typed(parts: Sequence[Part], uri: str) -> tuple[Part, ...]:
     names = set(parts[0].constants)
     if odd := next((p for p in parts if set(p.constants) != names), None):
         raise DataError(f"{uri}: {odd.uri} lies in folders of other names than the first file: {sorted(names)}")
-    whole = {name for name in names if all(str(p.constants[name]).isdecimal() for p in parts)}
-    return tuple(Part(p.uri, {n: int(v) if n in whole else v for n, v in p.constants.items()}) for p in parts)
+    known = {name: [str(v) for p in parts if (v := p.constants[name]) is not None] for name in names}
+    whole = {name for name, values in known.items() if values and all(value.isdecimal() for value in values)}
+    return tuple(Part(p.uri, {n: _typed_value(v, n in whole) for n, v in p.constants.items()}, whole) for p in parts)
+
+
+def _typed_value(value: str | int | None, whole: bool) -> str | int | None:
+    return int(value) if whole and value is not None else value

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from mlops_provider.checks import Frozen
+from mlops_provider.exceptions import ConflictError
 from mlops_provider.steps.data import versions
 from mlops_provider.steps.data.remote import Remote
 from mlops_provider.steps.data.repository import Refs, repository
@@ -67,6 +68,7 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
     :raises MlopsError: if anything that may name a version cannot be read; nothing is removed then.
     """
     place, before = repository(job), _now() - dt.timedelta(hours=arguments.grace)
+    _registrations_are_finished(job)
     every = versions.known(job, job.ledger.records())
     refs = place.refs()
     needed = _needed(job, every, refs, arguments.keep, before)
@@ -89,6 +91,20 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
+
+
+def _registrations_are_finished(job: Job) -> None:
+    """A registration that was cut off may have left a version in MLflow that the ledger does not know yet.
+
+    :raises ConflictError: if there is one.
+    """
+    known = {r.facts["version"]["fingerprint"] for r in job.ledger.records() if r.kind == "candidate"}
+    begun = {name.removesuffix(".json") for name in job.storage.names(job.under("claims"))}
+    if unfinished := sorted(begun - known):
+        raise ConflictError(
+            f"{job.config.name}: the registration of {unfinished[0][:12]} was begun and is not in the ledger: what it was "
+            f"trained on may not be removed. Let ct finish it, or delete {job.under('claims', unfinished[0])}.json"
+        )
 
 
 def _needed(job: Job, every: tuple[Known, ...], refs: Refs, keep: int, before: dt.datetime) -> set[str]:

@@ -94,7 +94,10 @@ def _lost(expectation: Expectation) -> Check:
 
 
 def _check(expectation: Expectation, found: Found, key: str | None, hidden: frozenset[str]) -> Check:
-    secret = bool(hidden & set(expectation.columns))
+    condition = str(expectation.kwargs.get("row_condition") or "")
+    secret = any(name in expectation.columns or name in condition for name in hidden)
+    if not found.error and found.rows == 0:
+        return could_not_run(expectation.name, "no row fits row_condition", subject=expectation.subject)
     if found.error:
         told = "it raised an error, which is not shown as it may hold values" if secret else found.error
         return could_not_run(expectation.name, told, subject=expectation.subject)
@@ -102,7 +105,7 @@ def _check(expectation: Expectation, found: Found, key: str | None, hidden: froz
         name=expectation.name,
         passed=found.passed,
         value=_observed(found, secret),
-        threshold=_threshold(expectation),
+        threshold="(not shown)" if secret else _threshold(expectation),
         severity=_SEVERITY[expectation.severity],
         subject=expectation.subject,
         detail=_detail(expectation, found, key, hidden),

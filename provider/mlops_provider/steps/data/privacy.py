@@ -1,9 +1,8 @@
-"""Personal data: the values of columns that model.yaml marks `pii` are read by no step, and so written by none."""
+"""Personal data: the values of columns that model.yaml marks `pii` are written by no step; validation alone looks at them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,24 +33,6 @@ def require_named(job: Job, work: DataWork) -> None:
 def without(job: Job, columns: Iterable[str]) -> list[str]:
     """The columns that may be read."""
     return [name for name in columns if name not in job.config.data.pii]
-
-
-def veiled(table: pa.Table, marked: Iterable[str]) -> pa.Table:
-    """The table with the values of the marked columns replaced by numbered tokens: equal values have equal tokens and null
-    stays null, so that missing and repeated values can still be judged, and an example of one tells nothing."""
-    for name in marked:
-        if name in table.column_names:
-            place = table.column_names.index(name)
-            table = table.set_column(place, name, _tokens(table.column(name).combine_chunks()))
-    return table
-
-
-def _tokens(values: Any) -> pa.Array:
-    try:
-        codes = values.dictionary_encode().indices.to_pylist()
-    except pa.ArrowNotImplementedError:  # a list or a struct: tokens by row
-        codes = [number if valid else None for number, valid in enumerate(values.is_valid().to_pylist())]
-    return pa.array([None if code is None else f"pii-{code}" for code in codes], pa.string())
 
 
 def _columns(job: Job, artifact: Artifact) -> list[str]:

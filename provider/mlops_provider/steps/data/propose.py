@@ -73,6 +73,10 @@ def _expectations(job: Job, table: Artifact, partition: str) -> Iterator[dict[st
                 yield _expect(
                     "column_values_to_be_in_set", "The label is binary.", "critical", column=name, value_set=[0, 1]
                 )
+            elif name in data.pii:
+                # Limits and lists of values would tell whose they are.
+                if present := _present(name, len(values), len(values) - values.null_count, partition):
+                    yield present
             else:
                 yield from _column(name, values, partition)
 

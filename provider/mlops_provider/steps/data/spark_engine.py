@@ -39,7 +39,9 @@ def _frame(dataset: Dataset) -> Any:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    # Times in nanoseconds, as pandas writes them, Spark reads as whole numbers or not at all.
+    settings = {"spark.sql.session.timeZone": "UTC", "spark.sql.legacy.parquet.nanosAsLong": "true"}
+    session = SparkSession.builder.config(map=settings).getOrCreate()
     uri = dataset.uri.replace("s3://", "s3a://", 1)  # the name that Hadoop gives to its S3 file system
     try:
         csv = uri.lower().endswith(".csv")
@@ -49,6 +51,17 @@ def _frame(dataset: Dataset) -> Any:
         raise DataError(f"{dataset.uri} cannot be read by Spark: {str(error)[:500]}") from error
     if empty:
         raise DataError(f"{dataset.uri} has no rows")
+    return _with_nulls(frame)
+
+
+def _with_nulls(frame: Any) -> Any:
+    """NaN is a missing value here, as it is on one machine; Spark takes it for the largest number."""
+    from pyspark.sql import functions
+
+    for name, kind in frame.dtypes:
+        if kind in ("float", "double"):
+            column = functions.col(f"`{name}`")
+            frame = frame.withColumn(name, functions.when(~functions.isnan(column), column))
     return frame
 
 

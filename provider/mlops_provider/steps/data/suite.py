@@ -124,6 +124,8 @@ def _expectation(place: int, item: Any, where: str) -> Expectation:
     if severity not in _SEVERITIES:
         raise ConfigError(f"{at} ({item['type']}): severity {severity!r}, expected one of {', '.join(_SEVERITIES)}")
     given = {k: v for k, v in kwargs.items() if v is not None}
+    if given.get("mostly") == 0:
+        raise ConfigError(f"{at} ({item['type']}) has mostly 0: it would accept anything")
     wanted = _limits(item["type"])
     if wanted and all(given.get(key) in (None, [], "") for key in wanted):
         raise ConfigError(f"{at} ({item['type']}) lacks {' and '.join(wanted)}: it would accept anything")

@@ -47,6 +47,17 @@ def there(world: World, found: list[DataVersion]) -> list[bool]:
     return [stored(world, one).exists() for one in found]
 
 
+def test_a_registration_that_was_cut_off_keeps_everything(accepted: World) -> None:
+    """Killed between MLflow and the ledger: a version may be registered that the ledger does not know."""
+    found = revised(accepted)
+    job = accepted.job()
+    claim = job.under("claims", "abc123.json")
+    job.storage.write(claim, b"{}")
+    with pytest.raises(ConflictError, match="the registration of abc123 was begun"):
+        collect(accepted)
+    assert there(accepted, found) == [True, True]
+
+
 def test_a_superseded_version_goes_with_its_tag_and_the_accepted_one_stays(accepted: World) -> None:
     found = revised(accepted)
     done = collect(accepted)

@@ -134,12 +134,20 @@ def test_checks_stand_in_the_order_of_the_suite_whichever_engine_made_them(peopl
         expectation("column_values_to_be_between", column="age", minimum=1),
         expectation("column_values_to_be_between", column="age"),
         expectation("column_values_to_not_be_null", column="age", mostly=2),
+        expectation("column_values_to_not_be_null", column="age", mostly=0),
         expectation("table_column_count_to_be_between", min_value=1, strict_min=True),
     ],
 )
 def test_what_nobody_knows_is_refused(people: Dataset, item: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"s\.json"):
         verdict(people, OLD, item)
+
+
+def test_a_condition_that_no_row_fits_is_an_error(people: Dataset) -> None:
+    item = expectation("column_values_to_be_between", column="age", max_value=1)
+    item["kwargs"] |= {"row_condition": "age > 1000", "condition_parser": "pandas"}
+    (check,) = verdict(people, item).checks
+    assert (check.state, check.detail) == ("error", "no row fits row_condition")
 
 
 @pytest.mark.parametrize(

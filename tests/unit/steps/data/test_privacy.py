@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.steps import plan
-from mlops_provider.steps.data.privacy import veiled
 from tests.support.tiny import DAYS, World, call
 
 MARKER = "Ada Lovelace-0815"
@@ -119,13 +117,3 @@ def test_a_mark_on_nothing_is_an_error(delivered: World, step: str) -> None:
     arguments: dict[str, Any] = {"suite": "raw"} if step == "validate" else {}
     with pytest.raises(ConfigError, match="data.pii names pasenger, which no delivered table of"):
         call(job, step, work=delivered.work(DAYS[0], job), **arguments)
-
-
-def test_tokens_keep_what_is_missing_and_what_is_equal() -> None:
-    table = pa.table({"name": ["x", None, "y", "x"], "born": [1990, 1990, None, 2001], "other": [1, 2, 3, 4]})
-    found = veiled(table, ["name", "born", "absent"]).to_pydict()
-    assert found == {
-        "name": ["pii-0", None, "pii-1", "pii-0"],
-        "born": ["pii-0", "pii-0", None, "pii-1"],
-        "other": [1, 2, 3, 4],
-    }

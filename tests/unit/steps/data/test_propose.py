@@ -60,6 +60,16 @@ def test_what_is_proposed_passes_in_great_expectations_on_the_data_it_was_made_f
     assert len(verdict.checks) == len(suite["expectations"])
 
 
+def test_no_value_of_a_person_is_proposed(delivered: World) -> None:
+    delivered.rewrite(
+        DAYS[2], "inputs", lambda frame: frame.assign(name=["Ada", "Bob"] * (len(frame) // 2), phone=123456)
+    )
+    delivered.configure(data={"pii": ["name", "phone"]})
+    suite = proposed(delivered)
+    assert {kind for kind, column in by_place(suite) if column in ("name", "phone")} == {"column_values_to_not_be_null"}
+    assert not [value for value in ("Ada", "Bob", "123456") if value in json.dumps(suite)]
+
+
 def test_every_expectation_says_why_and_only_the_frame_is_critical(delivered: World) -> None:
     suite = proposed(delivered)
     assert all(e["meta"]["notes"] for e in suite["expectations"])

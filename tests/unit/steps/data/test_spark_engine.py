@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mlops_provider.config import load
@@ -67,6 +69,21 @@ def test_the_verdict_is_the_one_of_one_machine(tmp_path: Path, kind: str) -> Non
     assert of_names.unexpected.count == 10
     assert {row["name"] for row in of_names.unexpected.examples} == {"eve"}
     assert {row["id"] for row in of_names.unexpected.examples} == set(range(3, 40, 4))
+
+
+@pytest.mark.usefixtures("spark")
+def test_a_nan_is_a_missing_value(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2, 3, 4], "age": [1.0, float("nan"), None, 2.0]}), tmp_path / "x.parquet")
+    asked = suite(
+        ("column_values_to_not_be_null", {"column": "age"}),
+        ("column_max_to_be_between", {"column": "age", "max_value": 3}),
+        ("column_values_to_be_between", {"column": "age", "max_value": 3}),
+    )
+    dataset = Dataset(Storage(), str(tmp_path / "x.parquet"))
+    there = on_spark(asked, dataset).verdict("test", "id", frozenset()).checks
+    here = judge.evaluate(asked, dataset, "id").verdict("test", "id", frozenset()).checks
+    assert [(c.name, c.state, c.value) for c in there] == [(c.name, c.state, c.value) for c in here]
+    assert [c.state for c in there] == ["fail", "pass", "pass"]
 
 
 @pytest.mark.usefixtures("spark")

@@ -78,7 +78,7 @@ def expectations(draw: st.DrawFn) -> list[dict[str, Any]]:
 
     def add(kind: str, **kwargs: Any) -> None:
         if ("values_" in kind or "lengths" in kind) and draw(st.booleans()):
-            kwargs["mostly"] = draw(st.sampled_from([0, 0.5, 0.9, 1]))
+            kwargs["mostly"] = draw(st.sampled_from([0.01, 0.5, 0.9, 1]))
         found.append({"type": f"expect_{kind}", "kwargs": kwargs})
 
     for column in KINDS:
