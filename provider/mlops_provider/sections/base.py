@@ -41,10 +41,17 @@ def _duration(value: str) -> str:
     return value
 
 
+def _longer_than_nothing(value: str) -> str:
+    if not parse_duration(value):
+        raise ValueError("must be longer than nothing")
+    return value
+
+
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Inside = Annotated[str, AfterValidator(_inside)]
 Function = Annotated[str, AfterValidator(_function)]
 Duration = Annotated[str, AfterValidator(_duration)]
+Span = Annotated[Duration, AfterValidator(_longer_than_nothing)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Metric = Literal["auc", "log_loss", "brier"]
 

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.partitions import Frequency, beside, parse_duration
-from mlops_provider.sections.base import REF, Duration, Function, Inside, Name, Section, Share
+from mlops_provider.partitions import Frequency, beside
+from mlops_provider.sections.base import REF, Duration, Function, Inside, Name, Section, Share, Span
 
 
 class Label(Section):
@@ -75,14 +75,7 @@ class Watch(Completeness):
     :param poll: time between two looks at the source.
     """
 
-    poll: Duration = "60s"
-
-    @field_validator("poll")
-    @classmethod
-    def _has_a_width(cls, poll: str) -> str:
-        if not parse_duration(poll):
-            raise ValueError("must be longer than nothing")
-        return poll
+    poll: Span = "60s"
 
 
 class History(Section):
@@ -107,14 +100,7 @@ class Past(Section):
     :param window: how far back it reaches from a partition's first predictions.
     """
 
-    window: Duration
-
-    @field_validator("window")
-    @classmethod
-    def _reaches_back(cls, window: str) -> str:
-        if not parse_duration(window):
-            raise ValueError("must be longer than nothing")
-        return window
+    window: Span
 
 
 PAST, KNOWN_AT = "past", "known_at"

@@ -10,8 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.partitions import parse_duration
-from mlops_provider.sections.base import Duration, Function, Metric, Section, Share
+from mlops_provider.sections.base import Function, Metric, Section, Share, Span
 
 
 class Features(Section):
@@ -127,17 +126,10 @@ class Evaluation(Section):
     metric: Metric = "auc"
     metrics: tuple[Metric, ...] = ("auc", "log_loss", "brier")
     cut: float = Field(0.5, gt=0, lt=1)
-    block: Duration = "1d"
+    block: Span = "1d"
     minimum_blocks: int = Field(20, ge=2)
     resamples: int = Field(300, ge=100)
     confidence: float = Field(0.9, gt=0.5, lt=1)
-
-    @field_validator("block")
-    @classmethod
-    def _has_a_width(cls, block: str) -> str:
-        if not parse_duration(block):
-            raise ValueError("must be longer than nothing")
-        return block
 
     @model_validator(mode="after")
     def _primary_is_measured(self) -> Evaluation:

@@ -124,14 +124,13 @@ def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str)
     if data.validation.mode == "warn":
         checks = quarantine.softened(verdict.checks, "mode warn")
         verdict = verdict.model_copy(update={"checks": checks})
+    result = ValidateResult(partition=partition, suite=name, verdict=verdict)
     broken = quarantine.breakers(judged) if data.validation.mode == "quarantine" else None
     if not broken:
-        return ValidateResult(partition=partition, suite=name, verdict=verdict)
+        return result
     place = quarantine.folder(job.under, _file_name(name), partition)
     apart = quarantine.separate(dataset, broken, job.storage, place, data.validation.max_share, hidden)
-    return _apart(
-        job, suite, verdict, apart, ValidateResult(partition=partition, suite=name, verdict=verdict), data.validation
-    )
+    return _apart(job, suite, result, apart)
 
 
 def _engine(settings: Validation) -> Callable[[Suite, Dataset, str | None], Judged]:
@@ -142,15 +141,13 @@ def _engine(settings: Validation) -> Callable[[Suite, Dataset, str | None], Judg
     return evaluate
 
 
-def _apart(
-    job: Job, suite: Suite, verdict: Verdict, apart: quarantine.Separated, result: ValidateResult, settings: Validation
-) -> ValidateResult:
-    again = None
+def _apart(job: Job, suite: Suite, result: ValidateResult, apart: quarantine.Separated) -> ValidateResult:
+    """The result once the rows are apart: what goes on is judged once more."""
+    data, verdict, again = job.config.data, result.verdict, None
     if apart.accepted is not None:
-        key = job.config.data.key
-        hidden = frozenset(job.config.data.pii)
+        hidden = frozenset(data.pii)
         accepted = Dataset.of(job.storage, apart.accepted)
-        again = evaluate(quarantine.shown(suite, hidden), accepted, key).verdict(verdict.subject, key, hidden)
-    told = quarantine.explained(verdict, apart, settings.max_share, again)
+        again = evaluate(quarantine.shown(suite, hidden), accepted, data.key).verdict(verdict.subject, data.key, hidden)
+    told = quarantine.explained(verdict, apart, data.validation.max_share, again)
     found = {"verdict": told, "accepted": apart.accepted, "quarantined": apart.quarantined}
     return result.model_copy(update=found)
