@@ -102,9 +102,10 @@ def _files_exist(config: ModelConfig, path: Path) -> None:
         "data.suites.raw": config.data.suites.raw,
         "data.suites.features": config.data.suites.features,
     }
-    folders = bases(path.parent)
     for key, name in named.items():
-        if name and not any((folder / name).is_file() for folder in folders):
+        if not name or (path.parent / name).is_file():
+            continue  # the usual case, at every parse of a DAG file: model.yaml need not be read again for its bases
+        if not any((folder / name).is_file() for folder in bases(path.parent)):
             raise ConfigError(f"{path}: {key}: there is no file {name} in the model's directory")
 
 
