@@ -39,10 +39,14 @@ class ModelAssets:
 
 
 def model_assets(config: ModelConfig, environment: str) -> ModelAssets:
-    """The assets of a model; their names follow from the model's name, their URIs from the environment too."""
+    """The assets of a model; their names follow from the model's name, their URIs from the environment too.
+
+    Airflow leaves schemes that begin with ``x-`` alone. For any other it loads the asset handlers of all providers, boto3
+    among them, at every parse and in every task.
+    """
 
     def asset(kind: str) -> Asset:
-        name, uri = f"{config.name}.{kind}", f"mlops://{environment}/{config.name}/{kind}"
+        name, uri = f"{config.name}.{kind}", f"x-mlops://{environment}/{config.name}/{kind}"
         return Asset(name=name, uri=uri, group="mlops", watchers=_watchers(config, kind, name))
 
     return ModelAssets(**{kind: asset(kind) for kind in ModelAssets.__dataclass_fields__})

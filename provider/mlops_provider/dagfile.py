@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,6 @@ from mlops_provider.exceptions import ConfigError
 from mlops_provider.operators.base import environment, setting
 from mlops_provider.partitions import PATTERNS
 from mlops_provider.sections import REF
-
-# A slow cron leg under the events: should one be lost, the loop comes round all the same.
-SAFETY_NET = "17 * * * *"
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,13 @@ class ModelDags:
             "default_args": {"owner": self.config.owner, "retries": 2, "retry_delay": dt.timedelta(seconds=15)},
         }
 
-    def woken_by(self, assets: Any, *, cron: str = SAFETY_NET) -> AssetOrTimeSchedule:
-        """Schedule of a loop: an event of one of these assets wakes it, and the clock should all events be lost."""
-        return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=assets)
+    def woken_by(self, assets: Any, *, cron: str = "") -> AssetOrTimeSchedule:
+        """Schedule of a loop: an event of one of these assets wakes it, and the clock should all events be lost.
+
+        :param cron: the clock; every hour if it is empty, each model at a minute of its own.
+        """
+        clock = cron or f"{zlib.crc32(self.name.encode()) % 60} * * * *"
+        return AssetOrTimeSchedule(timetable=CronTriggerTimetable(clock, timezone="UTC"), assets=assets)
 
     def step(self, task_id: str, plan: Any = None) -> dict[str, Any]:
         """Arguments that the tasks of a DAG share: the model, and the code archive that `plan` packed."""

@@ -147,3 +147,8 @@ def last(records: Iterable[Record], *kinds: Kind, partition: str | None = None) 
     """The newest record of these kinds, optionally about one partition."""
     found = [r for r in records if r.kind in kinds and partition in (None, r.partition)]
     return found[-1] if found else None
+
+
+def decision_on(records: Iterable[Record], version: int) -> Record | None:
+    """The last promotion or refusal of a version."""
+    return last((r for r in records if r.version == version), "promotion", "refusal")

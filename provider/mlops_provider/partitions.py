@@ -22,6 +22,8 @@ LENGTHS: dict[str, dt.timedelta] = {
     "daily": dt.timedelta(days=1),
     "hourly": dt.timedelta(hours=1),
 }
+# Leaves room for partitions that follow a local calendar.
+SLACK = dt.timedelta(days=1)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 

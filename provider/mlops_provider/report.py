@@ -10,7 +10,7 @@ from mlops_provider.ledger import Record, last
 from mlops_provider.loops import known_drift
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import ModelVersion
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import Job
 
 

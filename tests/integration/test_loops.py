@@ -15,7 +15,7 @@ import yaml
 
 from mlops_provider.ledger import Record
 from mlops_provider.steps.records import DataVersion
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from tests.integration.house import SLICE, House, Run, deliver_slice, write_slice
 
 Houses = Callable[..., House]

@@ -25,6 +25,7 @@ DAGS = REPOSITORY / "dags"
 PACKAGE = REPOSITORY / "provider" / "mlops_provider"
 LOOPS = ("cd", "ci", "cm", "ct", "rollback", "score")
 HEAVY = {
+    "boto3",
     "dvc",
     "evidently",
     "great_expectations",
@@ -95,7 +96,7 @@ WOKEN_BY = {
     "cd": {"candidate"},
     "rollback": set(),
 }
-CLOCK = {**dict.fromkeys(("ci", "score", "ct", "cd"), "17 * * * *"), "cm": "0 6 * * *"}
+CLOCK = {**dict.fromkeys(("ci", "score", "ct", "cd"), "52 * * * *"), "cm": "0 6 * * *"}
 PARAMS = {
     "ci": {"partition", "force", "ref"},
     "score": {"partition"},
@@ -161,6 +162,30 @@ print(json.dumps([bag.import_errors, sorted(bag.dags), sorted({{name.split(".")[
     assert errors == {}
     assert dags == [f"flight_delays.{loop}" for loop in LOOPS]
     assert HEAVY & set(loaded) == set()
+
+
+def test_planning_loads_no_heavy_library(tmp_path: Path) -> None:
+    """The first task of every run, and of most runs the only one: it looks, and what it looks at are names and records."""
+    script = f"""
+import json, sys
+from pathlib import Path
+from mlops_provider.steps import plan
+from mlops_provider.deployment import Deployment
+from mlops_provider.modelcode import pack
+from mlops_provider.steps.step import Job
+place = Deployment(artifact_root={str(tmp_path / "artifacts")!r}, data_root={str(tmp_path / "data")!r})
+job = Job(pack(Path({str(write_model(tmp_path / "include"))!r}), "local", place.storage, place.artifact_root), place)
+folder = Path({str(tmp_path / "data")!r}, "tiny", "2024-01-01")
+folder.mkdir(parents=True)
+for name in (folder / "inputs.parquet", folder / "labels.parquet", folder.parents[1] / "sites.parquet"):
+    name.write_bytes(b"x")
+(due,) = plan.ci(job)
+found = [due.problem, plan.score(job), plan.cm(job), plan.ct(job), plan.cd(job)]
+print(json.dumps([*found, *{{name.split(".")[0] for name in sys.modules}}]))
+"""
+    found = in_a_fresh_process(script)
+    assert found[:5] == ["", [], None, None, []]
+    assert HEAVY & set(found[5:]) == set()
 
 
 def test_the_steps_and_what_they_stand_on_import_no_airflow() -> None:
@@ -416,7 +441,7 @@ def test_the_environment_is_part_of_an_assets_address(include: Path) -> None:
     with patch.dict(os.environ, {"AIRFLOW__MLOPS__ENVIRONMENT": "staging"}):
         dag = bag_of(include).dags["tiny.ct"]
     (asset,) = dag.task_dict["register"].outlets
-    assert (asset.name, asset.uri) == ("tiny.candidate", "mlops://staging/tiny/candidate")
+    assert (asset.name, asset.uri) == ("tiny.candidate", "x-mlops://staging/tiny/candidate")
 
 
 # --- plugins -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from mlops_provider.deployment import Deployment
 from mlops_provider.ledger import Record
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.storage import Storage
 from tests.integration.house import House, Run
 from tests.integration.servers import MlflowServer, Options, S3Server

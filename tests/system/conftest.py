@@ -15,14 +15,16 @@ import yaml
 from mlops_provider.deployment import Deployment
 from mlops_provider.modelcode import pack
 from mlops_provider.steps import plan
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import Job
 from tests.support.tiny import feed, write_model
-from tools.demo.rest import AirflowApi, wait_until
+from tools.demo.rest import AirflowApi
 from tools.demo.services import REPOSITORY, Services
 
-LOOPS = ("ci", "ct", "cd", "cm", "score", "rollback")
-TINY = ("waits", "burst", "busy", "slow", "outage")
+CLOCKED = ("ci", "ct", "cd", "cm", "score")
+LOOPS = (*CLOCKED, "rollback")
+SAME = ("waits", "burst", "busy")  # models of one content
+TINY = (*SAME, "slow", "outage")
 CODED = "coded"  # a model whose code lies in a repository of its own
 PATIENCE = 300.0
 
@@ -35,7 +37,11 @@ class Site:
     api: AirflowApi
 
     def model(self, name: str) -> Follower:
-        return Follower(self, name)
+        """A model whose loops are at work."""
+        found = Follower(self, name)
+        self.api.unpause(f"{name}.%")
+        found.until(found.awake, "awake")
+        return found
 
 
 @dataclass
@@ -58,6 +64,11 @@ class Follower:
 
     def state(self) -> plan.State:
         return plan.State(self.job())
+
+    def awake(self) -> bool:
+        """Whether each loop has made up for the last tick of its clock, as it does when it is first put to work."""
+        done = [self.runs(loop, state=["success"], limit=1) for loop in CLOCKED]
+        return all(done)
 
     def put(self, partition: str, what: str) -> None:
         """The files alone, without an event."""
@@ -124,11 +135,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site")
     include = _include(root / "include")
     # No DAG file changes here: what looking for changes costs would only slow down the loops.
-    extra = {"AIRFLOW__CORE__PARALLELISM": "3", "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120"}
+    extra = {
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",  # a test takes the models that it needs
+        "AIRFLOW__CORE__PARALLELISM": "3",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
+    }
     with Services(root / "home", include=include, extra_env=extra) as services, services.api() as api:
         api.wait_for_dags([f"{name}.{loop}" for name in (*TINY, CODED, "flights_short") for loop in LOOPS])
-        # Every DAG makes up for the last tick of its clock when it is first seen.
-        wait_until(lambda: not api.runs(state=["queued", "running"], limit=1), "quiet", timeout=PATIENCE, poll=0.5)
         yield Site(services, api)
 
 
@@ -143,6 +156,8 @@ def _include(include: Path) -> Path:
                 "dvc": {"path": name},
             }
         }
+        if name in SAME:
+            changes["training"] = {"window": {"minimum": 3}}
         if name == "slow":
             changes["data"]["watch"] = {"poll": "1s"}
             changes["training"] = {"rounds": 12_000}

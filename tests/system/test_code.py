@@ -66,6 +66,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def commits(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Commits:
+    site.api.unpause(f"{CODED}.ci")
     copy = tmp_path_factory.mktemp("copy")
     bare = site.services.data / "code.git"
     git(copy, "init", "-q", "--bare", "--initial-branch=main", str(bare))

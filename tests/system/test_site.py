@@ -12,9 +12,9 @@ import pytest
 
 from mlops_provider import report
 from mlops_provider.ledger import Record
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from tests.support.tiny import DAYS
-from tests.system.conftest import Follower, Site
+from tests.system.conftest import SAME, Follower, Site
 from tools.demo.rest import ApiError
 
 
@@ -54,7 +54,7 @@ def test_rollback_goes_back_and_the_drill_is_refused_as_harmful(site: Site) -> N
 
 
 def test_many_events_lead_to_the_same_as_events_one_by_one(site: Site) -> None:
-    waits, burst, busy = (site.model(name) for name in ("waits", "burst", "busy"))
+    waits, burst, busy = (site.model(name) for name in SAME)
     _post_at_once(burst)
     _post_while_running(busy)
     for day in DAYS:

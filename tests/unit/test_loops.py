@@ -12,7 +12,7 @@ import pytest
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.loops import replay
 from mlops_provider.steps.plan import State
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import STEPS
 from tests.support.tiny import DAYS, Killed, World, alias, feed
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlops_provider import report
 from mlops_provider.report import Line, Story
-from mlops_provider.steps.scoring.score import committed, manifest
+from mlops_provider.steps.scoring.predictions import committed, manifest
 from tests.support.tiny import DAYS, World, train
 
 

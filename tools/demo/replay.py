@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlops_provider.deployment import Deployment
-from mlops_provider.ledger import Record, last
+from mlops_provider.ledger import Record, decision_on, last
 from mlops_provider.loops import known_drift
 from mlops_provider.modelcode import pack
 from mlops_provider.steps import plan
-from mlops_provider.steps.release.gate import decision_on
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import Job
 from tools.demo.rest import AirflowApi
 from tools.demo.services import Services

@@ -141,6 +141,10 @@ class AirflowApi:
                 return event
         return dict(self.request("POST", "/assets/events", json=body))
 
+    def unpause(self, pattern: str) -> None:
+        """Put the DAGs whose names are like the pattern (% for any text) to work."""
+        self.request("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
+
     def import_errors(self) -> list[Json]:
         """Return the DAG files that cannot be loaded, with `filename` and `stack_trace`."""
         return self._pages("/importErrors", "import_errors")

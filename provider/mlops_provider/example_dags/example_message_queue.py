@@ -16,7 +16,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher, conf
 QUEUE = conf.get("mlops", "example_queue", fallback="https://sqs.eu-central-1.amazonaws.com/123456789012/labels")
 
 trigger = MessageQueueTrigger(scheme="sqs", sqs_queue=QUEUE, aws_conn_id="aws_default", waiter_delay=5)
-message = Asset("labels_message", uri="mlops://example/labels", watchers=[AssetWatcher(name="sqs", trigger=trigger)])
+message = Asset("labels_message", uri="x-mlops://example/labels", watchers=[AssetWatcher(name="sqs", trigger=trigger)])
 
 # What the message says is not believed: it only wakes CI, which looks for itself at what has been delivered. The model's
 # asset is named and not defined again, so that its own watchers stay.

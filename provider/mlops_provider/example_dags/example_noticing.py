@@ -47,7 +47,7 @@ with DAG("example_model_data", start_date=START, schedule=None, catchup=False, m
 # Nobody posts these events: the watcher looks, and remembers in the asset's state store what it has announced.
 sales = Asset(
     "example_sales",
-    uri="mlops://example/sales",
+    uri="x-mlops://example/sales",
     watchers=[
         AssetWatcher(
             name="example_sales",
@@ -57,7 +57,7 @@ sales = Asset(
 )
 versions = Asset(
     "example_versions",
-    uri="mlops://example/versions",
+    uri="x-mlops://example/versions",
     watchers=[
         AssetWatcher(
             name="example_versions",

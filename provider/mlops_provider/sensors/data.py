@@ -54,7 +54,7 @@ class _DataSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         name = f"mlops.watched.{digest([model, *watched])[:12]}"
-        self.memory = Asset(name=name, uri=f"mlops://watched/{name}", group="mlops")
+        self.memory = Asset(name=name, uri=f"x-mlops://watched/{name}", group="mlops")
         super().__init__(**{**kwargs, "inlets": [*(kwargs.get("inlets") or []), self.memory]})
         self.model = model
         self.include = include

@@ -16,12 +16,11 @@ from functools import cached_property
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, MlopsError, RequestError
-from mlops_provider.ledger import Record, champion, last
-from mlops_provider.partitions import is_partition, parse_duration, shift, start
+from mlops_provider.ledger import Record, champion, decision_on, last
+from mlops_provider.partitions import SLACK, is_partition, parse_duration, shift, start
 from mlops_provider.sections import PAST, Data
 from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
-from mlops_provider.steps.data.rows import SLACK
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataVersion,
@@ -32,10 +31,9 @@ from mlops_provider.steps.records import (
     Split,
     SplitRef,
 )
-from mlops_provider.steps.release.gate import decision_on
-from mlops_provider.steps.scoring.score import folder, manifest
+from mlops_provider.steps.scoring.predictions import folder, manifest
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.train import save_split
+from mlops_provider.steps.training.split import save_split
 from mlops_provider.storage import Artifact
 
 log = logging.getLogger("mlops_provider")

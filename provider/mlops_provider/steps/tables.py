@@ -7,9 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mlops_provider.exceptions import DataError
 from mlops_provider.storage import Artifact, Storage, file_hash, join
 
@@ -17,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    import pyarrow as pa
+
+# pyarrow is imported where it is used: planning knows tables by name, and is the first task of every run.
 
 
 def read(storage: Storage, artifact: Artifact, columns: Sequence[str] | None = None) -> pa.Table:
@@ -24,6 +24,9 @@ def read(storage: Storage, artifact: Artifact, columns: Sequence[str] | None = N
 
     :raises DataError: if the file is empty, no parquet, without rows, or lacks one of the columns.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not artifact.size:
         raise DataError(f"{artifact.uri} is empty (0 bytes)")
     content = storage.fetch(artifact)
@@ -56,6 +59,8 @@ def require(names: Sequence[str], columns: Sequence[str], where: str) -> None:
 
 def write(storage: Storage, folder: str, table: pa.Table) -> Artifact:
     """Writes a table as parquet into a folder, under the hash of its content: two writers never replace each other's."""
+    import pyarrow.parquet as pq
+
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "table.parquet")
         pq.write_table(table, path, compression="zstd")
@@ -64,4 +69,6 @@ def write(storage: Storage, folder: str, table: pa.Table) -> Artifact:
 
 def write_frame(storage: Storage, folder: str, frame: pd.DataFrame) -> Artifact:
     """Writes a frame as parquet into a folder, without its index."""
+    import pyarrow as pa
+
     return write(storage, folder, pa.Table.from_pandas(frame, preserve_index=False))

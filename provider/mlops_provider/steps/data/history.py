@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Record
-from mlops_provider.partitions import shift, start
+from mlops_provider.partitions import SLACK, shift, start
 from mlops_provider.steps.data.leakage import leakage
 from mlops_provider.steps.data.profile import (
     Hashes,
@@ -25,7 +25,6 @@ from mlops_provider.steps.data.profile import (
     load,
     profile,
 )
-from mlops_provider.steps.data.rows import SLACK
 from mlops_provider.steps.data.validation_report import write_report
 from mlops_provider.steps.records import DataVersion, DataWork
 from mlops_provider.steps.step import Job, step

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConfigError, ConflictError, DataError, IntegrityError
-from mlops_provider.partitions import parse_duration, start
+from mlops_provider.partitions import SLACK, parse_duration, start
 from mlops_provider.sections import KNOWN_AT, Data
 from mlops_provider.steps import tables
-from mlops_provider.steps.data.rows import LABEL, SLACK, event_times, labels
+from mlops_provider.steps.data.rows import LABEL, event_times, labels
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Artifact, digest
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from mlops_provider.exceptions import DataError
-from mlops_provider.partitions import shift, start
+from mlops_provider.partitions import SLACK, shift, start
 from mlops_provider.steps import tables
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Artifact
@@ -17,8 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL = "label"
-# Leaves room for partitions that follow a local calendar.
-SLACK = dt.timedelta(days=1)
 
 
 def check_key(rows: pd.DataFrame, key: str, uri: str) -> None:
@@ -64,6 +59,8 @@ def labels(job: Job, artifact: Artifact, keys: pd.Series[Any]) -> pd.Series[Any]
 
     :raises DataError: if the labels are no numbers, repeat a key, or there are none.
     """
+    import pyarrow as pa
+
     label, key = job.config.data.label, job.config.data.key
     table = tables.read(job.storage, artifact, (key, label.column))
     kind = table.schema.field(label.column).type

@@ -61,7 +61,7 @@ def _one(md5: str, lives: list[Record], users: dict[str, list[tuple[int, str]]])
 
 def _users(job: Job, records: tuple[Record, ...]) -> dict[str, list[tuple[int, str]]]:
     """Model versions and how they used it, by partition and md5."""
-    from mlops_provider.steps.training.train import load_split
+    from mlops_provider.steps.training.split import load_split
 
     found: dict[str, list[tuple[int, str]]] = {}
     for record in records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import ConflictError
-from mlops_provider.ledger import Draft, Record, champion, last
+from mlops_provider.ledger import Draft, Record, champion, decision_on
 from mlops_provider.sections import Bounds
 from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
 from mlops_provider.steps.step import Job, step
@@ -150,8 +150,3 @@ def _refused(job: Job, found: Judged, *, again: bool) -> bool:
     except ConflictError:
         return False
     return True
-
-
-def decision_on(records: tuple[Record, ...], version: int) -> Record | None:
-    """The last promotion or refusal of a version."""
-    return last((r for r in records if r.version == version), "promotion", "refusal")

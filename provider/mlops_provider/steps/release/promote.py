@@ -6,10 +6,10 @@ import logging
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConflictError, Refused, RequestError
-from mlops_provider.ledger import Draft, Guard, Record, champion
+from mlops_provider.ledger import Draft, Guard, Record, champion, decision_on
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Judged, ModelVersion, Released
-from mlops_provider.steps.release.gate import GateArguments, decision_on, gate
+from mlops_provider.steps.release.gate import GateArguments, gate
 from mlops_provider.steps.step import Job, step
 
 log = logging.getLogger("mlops_provider")

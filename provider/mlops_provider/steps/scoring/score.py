@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 
 import pyarrow as pa
 
@@ -13,27 +12,16 @@ from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import build
 from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Predictions, ScoreWork
+from mlops_provider.steps.scoring.predictions import committed, folder
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import join
-
-log = logging.getLogger("mlops_provider")
 
 
 class ScoreArguments(Frozen):
     """The partition to score, and the version."""
 
     work: ScoreWork
-
-
-def committed(job: Job, predictions: Predictions) -> Predictions:
-    """Creates the manifest that makes the predictions of a partition visible; whoever was first stands."""
-    content = predictions.model_dump_json(indent=1).encode()
-    if not job.storage.create(manifest_uri(job, predictions.partition), content):
-        log.info("%s was scored before", predictions.partition)
-    standing = manifest(job, predictions.partition)
-    assert standing is not None
-    return standing
 
 
 @step("score", arguments=ScoreArguments, result=Predictions, sections=("data", "scoring"), publish=committed)
@@ -51,22 +39,6 @@ def score(job: Job, arguments: ScoreArguments) -> Predictions:
             f"version {version.version} has seen data until {version.seen_until}: it must not score {work.partition}"
         )
     return _scored(job.with_code(version.package.code), work)
-
-
-def manifest(job: Job, partition: str) -> Predictions | None:
-    """The committed predictions of a partition, if there are any."""
-    uri = manifest_uri(job, partition)
-    return Predictions.model_validate(job.storage.read_json(uri)) if job.storage.exists(uri) else None
-
-
-def manifest_uri(job: Job, partition: str) -> str:
-    """Where the manifest of a partition lies; readers of parquet folders pass over names that begin with an underscore."""
-    return join(folder(job), partition, "_manifest.json")
-
-
-def folder(job: Job) -> str:
-    """Where the predictions of the model lie, one folder a partition."""
-    return job.under("predictions")
 
 
 def _later_than_seen(first: dt.datetime, work: ScoreWork) -> None:

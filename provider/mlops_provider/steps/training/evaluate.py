@@ -16,7 +16,7 @@ from mlops_provider.steps.records import Evaluation, Interval, ModelVersion, Pac
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import metrics
-from mlops_provider.steps.training.train import load_split
+from mlops_provider.steps.training.split import load_split
 
 
 class EvaluateArguments(Frozen):

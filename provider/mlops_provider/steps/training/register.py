@@ -13,7 +13,7 @@ from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
 from mlops_provider.steps.step import Job, libraries, step
-from mlops_provider.steps.training.train import load_split
+from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
 
 if TYPE_CHECKING:

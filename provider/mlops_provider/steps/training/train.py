@@ -18,6 +18,7 @@ from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
 from mlops_provider.steps.records import Split, SplitRef, Trained
 from mlops_provider.steps.step import Job, libraries, source_version, step
+from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import digest
 
 log = logging.getLogger("mlops_provider")
@@ -65,26 +66,6 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
         drill=arguments.drill,
         environment=environment(),
     )
-
-
-def save_split(job: Job, split: Split) -> SplitRef:
-    """Stores a split under its hash."""
-    value = split.model_dump(mode="json")
-    file = job.storage.write_json(job.under("splits", f"{digest(value)[:32]}.json"), value)
-    names = [version.partition for version in split.fit]
-    return SplitRef(
-        file=file,
-        holdout=split.holdout.partition,
-        first=names[0],
-        last=names[-1],
-        partitions=len(names),
-        until=split.holdout.last,
-    )
-
-
-def load_split(job: Job, ref: SplitRef) -> Split:
-    """The split of a reference, verified."""
-    return Split.model_validate_json(job.storage.fetch(ref.file))
 
 
 def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> str:

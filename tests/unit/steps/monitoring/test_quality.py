@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mlops_provider.steps.records import DataVersion, Measured
-from mlops_provider.steps.scoring.score import manifest
+from mlops_provider.steps.scoring.predictions import manifest
 from tests.support.tiny import DAYS, World, call, feed
 
 DAY = DAYS[3]

@@ -13,7 +13,7 @@ import pytest
 from mlops_provider.exceptions import DataError, IntegrityError, RequestError
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import Predictions, ScoreWork
-from mlops_provider.steps.scoring.score import committed, manifest, manifest_uri
+from mlops_provider.steps.scoring.predictions import committed, manifest, manifest_uri
 from mlops_provider.steps.step import find
 from mlops_provider.storage import Storage
 from tests.support.tiny import DAYS, Killed, World, call, feed, outcome
