@@ -21,6 +21,7 @@ from mlops_provider.modelcode import pack
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import DataWork, ModelVersion, SplitRef
 from mlops_provider.steps.step import Job, Outcome, Request, find
+from mlops_provider.steps.training.split import save_split
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,7 +140,7 @@ class World:
 
     def split(self, holdout: str, job: Job | None = None) -> SplitRef:
         job = job or self.job()
-        return plan.save_split(job, plan.split(plan.State(job), holdout))
+        return save_split(job, plan.split(plan.State(job), holdout))
 
     def loops(self, job: Job | None = None) -> Loops:
         return Loops(job or self.job(), lambda label, outcome: self.told.append((label, outcome)))

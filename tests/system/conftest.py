@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ LOOPS = (*CLOCKED, "rollback")
 SAME = ("waits", "burst", "busy")  # models of one content
 TINY = (*SAME, "slow", "outage")
 CODED = "coded"  # a model whose code lies in a repository of its own
-PATIENCE = 300.0
+PATIENCE = 480.0
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Follower:
     site: Site
     name: str
 
+    @cached_property
     def job(self) -> Job:
         services = self.site.services
         place = Deployment(
@@ -63,7 +66,7 @@ class Follower:
         return Job(pack(directory, place.environment, place.storage, place.artifact_root), place)
 
     def state(self) -> plan.State:
-        return plan.State(self.job())
+        return plan.State(self.job)
 
     def awake(self) -> bool:
         """Whether each loop has made up for the last tick of its clock, as it does when it is first put to work."""
@@ -76,7 +79,7 @@ class Follower:
         if self.name in TINY:
             feed.deliver(str(data / self.name), partition, what)
         else:
-            self.job().model.function("feed.py:deliver")(str(data), partition, what)
+            self.job.model.function("feed.py:deliver")(str(data), partition, what)
 
     def event(self, what: str) -> None:
         self.site.api.post_asset_event(f"{self.name}.{what}")
@@ -86,7 +89,7 @@ class Follower:
         self.put(partition, "inputs")
         self.event("inputs")
         if self.state().scorable(partition):
-            self.until(lambda: manifest(self.job(), partition) is not None, f"{partition} scored")
+            self.until(lambda: manifest(self.job, partition) is not None, f"{partition} scored")
         self.put(partition, "labels")
         self.event("labels")
         self.settle(partition)
@@ -95,14 +98,20 @@ class Follower:
         self.until(lambda: self.state().settled_before(partition), f"{partition} settled")
 
     def until(self, reached: Callable[[], Any], what: str) -> Any:
-        """Waits for a state; fails at once if a run of the model fails."""
+        """Waits for a state; fails soon if a run of the model fails."""
         deadline = time.monotonic() + PATIENCE
-        while not (found := reached()):
-            failed = [run for run in self.site.api.runs(state=["failed"]) if run["dag_id"].startswith(f"{self.name}.")]
-            assert not failed, f"{self.name}: {what}: {self.log(failed[0])[-3_000:]}"
+        for look in count():
+            if found := reached():
+                break
             assert time.monotonic() < deadline, f"{self.name}: {what} was not reached in {PATIENCE:.0f} s"
-            time.sleep(0.5)
+            if look % 5 == 0:
+                self.none_failed(what)
+            time.sleep(1)
         return found
+
+    def none_failed(self, what: str) -> None:
+        failed = [run for run in self.site.api.runs(state=["failed"]) if run["dag_id"].startswith(f"{self.name}.")]
+        assert not failed, f"{self.name}: {what}: {self.log(failed[0])[-3_000:]}"
 
     def runs(self, loop: str, **filters: Any) -> list[dict[str, Any]]:
         return self.site.api.runs(f"{self.name}.{loop}", **filters)
@@ -160,7 +169,9 @@ def _include(include: Path) -> Path:
             changes["training"] = {"window": {"minimum": 3}}
         if name == "slow":
             changes["data"]["watch"] = {"poll": "1s"}
-            changes["training"] = {"rounds": 12_000}
+            changes["training"] = {"rounds": 12_000, "window": {"minimum": 1}}
+        if name == "outage":
+            changes["training"] = {"window": {"minimum": 1}}
         write_model(include, name=name, **changes)
     coded = write_model(include, name=CODED, data={"dvc": {"path": CODED}, "code": {"repository": "code.git"}})
     coded.joinpath("tests").mkdir()

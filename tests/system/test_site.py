@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -18,11 +20,60 @@ from tests.system.conftest import SAME, Follower, Site
 from tools.demo.rest import ApiError
 
 
-def test_a_month_goes_through_all_loops(site: Site) -> None:
+def three_months(site: Site) -> None:
     flights = site.model("flights_short")
     for month in ("2013-01", "2013-02", "2013-03"):
         flights.live(month)
-    told = report.story(flights.job())
+
+
+def five_days_three_times(site: Site) -> None:
+    """One model gets its days one by one, one all at once, one while it is at work."""
+    waits, burst, busy = (site.model(name) for name in SAME)
+    _post_at_once(burst)
+    _post_while_running(busy)
+    for day in DAYS:
+        waits.live(day)
+    for model in (burst, busy):
+        model.settle(DAYS[-1])
+
+
+def killed_in_training(site: Site) -> None:
+    """The model watches its data: nobody announces the files that wake its loops."""
+    slow = site.model("slow")
+    site.api.parse_again("slow.ci", "slow.score")  # Airflow watches from the next time on that it reads a DAG's file
+    for day in DAYS[:2]:
+        for what in ("inputs", "labels"):
+            slow.put(day, what)
+    task = slow.until(lambda: slow.task("ct", "train", "running"), "training")
+    os.kill(int(slow.until(lambda: _pid(slow, task), "training under way")), signal.SIGKILL)
+    slow.settle(DAYS[1])
+
+
+LIVES: dict[str, Callable[[Site], None]] = {
+    "test_a_month_goes_through_all_loops": three_months,
+    "test_many_events_lead_to_the_same_as_events_one_by_one": five_days_three_times,
+    "test_a_killed_training_completes_and_makes_one_version": killed_in_training,
+}
+
+
+@pytest.fixture(scope="module")
+def lives(request: pytest.FixtureRequest, site: Site) -> Iterator[dict[str, Future[None]]]:
+    """What the tests look at goes on side by side: a loop mostly waits, for a scheduler, a clock or a retry."""
+    wanted = {item.name for item in request.session.items} & LIVES.keys()
+    with ThreadPoolExecutor() as pool:
+        yield {name: pool.submit(LIVES[name], site) for name in wanted}
+
+
+@pytest.fixture
+def lived(request: pytest.FixtureRequest, lives: dict[str, Future[None]]) -> None:
+    """What the test looks at is over."""
+    lives[request.node.name].result()
+
+
+@pytest.mark.usefixtures("lived")
+def test_a_month_goes_through_all_loops(site: Site) -> None:
+    flights = site.model("flights_short")
+    told = report.story(flights.job)
     assert [line.outcome for line in told.lines][:2] == ["wait", "promoted"]
     march = told.lines[2]
     assert march.rows == 28_834
@@ -34,7 +85,7 @@ def test_a_month_goes_through_all_loops(site: Site) -> None:
     assert march.outcome == "promoted"
     assert report.broken(told) == []
     flights.until(lambda: _registry_champion(site, "flights_short") == march.champion, "the alias follows the ledger")
-    table = pq.read_table(flights.job().deployment.under("predictions", "flights_short", "2013-03"))
+    table = pq.read_table(flights.job.deployment.under("predictions", "flights_short", "2013-03"))
     assert set(table.column("version").to_pylist()) == {1}
     assert table.column("flight_id").null_count == 0
 
@@ -53,14 +104,9 @@ def test_rollback_goes_back_and_the_drill_is_refused_as_harmful(site: Site) -> N
     assert _champion(flights) == 1
 
 
+@pytest.mark.usefixtures("lived")
 def test_many_events_lead_to_the_same_as_events_one_by_one(site: Site) -> None:
     waits, burst, busy = (site.model(name) for name in SAME)
-    _post_at_once(burst)
-    _post_while_running(busy)
-    for day in DAYS:
-        waits.live(day)
-    for model in (burst, busy):
-        model.settle(DAYS[-1])
     expected = _outcome(waits)
     assert len(burst.runs("ci", run_type=["asset_triggered"])) < len(DAYS), (
         "Airflow merged no events: nothing was shown"
@@ -82,15 +128,9 @@ def test_bad_conf_is_refused_by_the_api_and_unknown_conf_by_plan(site: Site) -> 
     assert "unknown key partitoin" in waits.log(run)
 
 
+@pytest.mark.usefixtures("lived")
 def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
-    """The model watches its data: nobody announces the files that wake its loops."""
     slow = site.model("slow")
-    for day in DAYS[:3]:
-        for what in ("inputs", "labels"):
-            slow.put(day, what)
-    task = slow.until(lambda: slow.task("ct", "train", "running"), "training")
-    os.kill(int(slow.until(lambda: _pid(slow, task), "training under way")), signal.SIGKILL)
-    slow.settle(DAYS[2])
     again = slow.task("ct", "train", "success")
     assert again is not None
     assert again["try_number"] > 1
@@ -99,16 +139,15 @@ def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
 
 def test_mlflow_down_is_retried_and_registers_once(site: Site) -> None:
     outage = site.model("outage")
-    for day in DAYS[:3]:
+    for day in DAYS[:2]:
         for what in ("inputs", "labels"):
             outage.put(day, what)
-    outage.until(lambda: not site.api.runs(state=["running", "queued"], limit=1), "quiet")
     site.services.stop_mlflow()
     outage.event("labels")
     outage.until(lambda: outage.task("ct", "register", "up_for_retry"), "registration waiting for MLflow")
     assert not [r for r in outage.state().records if r.kind == "candidate"]
     site.services.restart_mlflow()
-    outage.settle(DAYS[2])
+    outage.settle(DAYS[1])
     assert len(_registered(site, "outage")) == 1
 
 
@@ -165,7 +204,7 @@ def _candidates(state: Any) -> list[Record]:
 
 
 def _scores(model: Follower, day: str) -> list[tuple[Any, ...]]:
-    found = manifest(model.job(), day)
+    found = manifest(model.job, day)
     if found is None:
         return []
     table = pq.read_table(found.table.uri, columns=["id", "score", "label", "version"])

@@ -145,6 +145,12 @@ class AirflowApi:
         """Put the DAGs whose names are like the pattern (% for any text) to work."""
         self.request("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
 
+    def parse_again(self, *dag_ids: str) -> None:
+        """Ask for the files of these DAGs to be read again soon."""
+        for dag_id in dag_ids:
+            token = self.request("GET", f"/dags/{quote(dag_id)}")["file_token"]
+            self.request("PUT", f"/parseDagFile/{token}")
+
     def import_errors(self) -> list[Json]:
         """Return the DAG files that cannot be loaded, with `filename` and `stack_trace`."""
         return self._pages("/importErrors", "import_errors")
