@@ -47,7 +47,7 @@ class Loops:
 
     def ci(self) -> bool:
         works, done = plan.ci(self.job), 0
-        if works and not self._code_is_sound():
+        if (works or plan.code_due(self.job, None)) and not self._code_is_sound():
             return False
         for work in works:
             if work.problem:
@@ -108,7 +108,7 @@ class Loops:
         return bool(versions)
 
     def _code_is_sound(self) -> bool:
-        """Whether the model's own tests pass, if it has any."""
+        """Whether the model's own tests pass, if it has any. New code is tested although no data is due, as in the DAG."""
         if not self.job.model.tests and self.job.config.data.code is None:
             return True
         verdict = self._run("test_code", "code", code=self.job.model.ref).verdict

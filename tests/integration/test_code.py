@@ -1,4 +1,4 @@
-"""Code tests in the CI DAG: what they hold up, what they let through, what a run for a commit does."""
+"""Code tests in CI and at the gate: what they hold up, what they let through, what a run for a commit does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlops_provider.steps import plan
 from mlops_provider.steps.data.code_tests import verdict_of
 from tests.integration.house import House, deliver_tiny
 from tests.support.tiny import DAYS, write_model
@@ -113,3 +114,68 @@ def test_a_model_without_tests_lets_data_in_and_has_no_verdict(house: House) -> 
     }
     assert not (house.artifacts / "code_tests").exists()
     assert len(house.ledger("tiny")) == 1
+
+
+# --- at the gate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def candidate(houses: Any) -> House:
+    """A house with a candidate whose tests passed in CI."""
+    house: House = houses("gate")
+    write(house.include, GOOD)
+    deliver_tiny(house, *DAYS[:3])
+    loops = house.loops("tiny")
+    loops.ci()
+    while loops.cm():
+        pass
+    assert loops.ct()
+    return house
+
+
+def tested(house: House) -> set[str]:
+    """The archives that have a verdict."""
+    return {path.stem for path in (house.artifacts / "code_tests" / "tiny").glob("*.json")}
+
+
+def test_a_candidate_is_not_promoted_if_a_test_that_was_added_since_fails(candidate: House) -> None:
+    before = tested(candidate)
+    write(candidate.include, BAD)
+    run = candidate.run("tiny", "cd")
+    assert run.states() == {"plan": "success", "candidate.gate[0]": "success", "candidate.promote[0]": "skipped"}
+    assert run.announced() == ["tiny.decision"]
+    (record,) = candidate.ledger("tiny", "refusal", "promotion")
+    assert (record.outcome, record.version) == ("tests_failed", 1)
+    assert "tests.test_it.test_it: AssertionError: one is not two" in record.reason
+    assert tested(candidate) == before | {candidate.job("tiny").model.ref.sha256}
+    assert candidate.alias("tiny") is None
+
+
+def test_once_its_tests_pass_it_is_judged_again_on_demand_and_promoted(candidate: House) -> None:
+    write(candidate.include, GOOD)
+    run = candidate.run("tiny", "cd", version=1)
+    assert set(run.states().values()) == {"success"}, run.said()
+    (check,) = [c for c in run.task("candidate.gate", 0).result["verdict"]["checks"] if c["name"] == "code_tests"]
+    assert (check["passed"], check["value"]) == (True, 1)
+    assert candidate.alias("tiny") == 1
+
+
+def test_a_candidate_of_code_that_ci_never_saw_is_tested_by_cd(candidate: House) -> None:
+    """The folder changes, a person trains, and it changes again before any run of CI."""
+    write(candidate.include, BAD, training={"rounds": 7})
+    candidate.loops("tiny").train(plan_of(candidate))
+    own = candidate.job("tiny").model.ref.sha256
+    write(candidate.include, GOOD, training={"rounds": 8})
+    assert own not in tested(candidate)
+    run = candidate.run("tiny", "cd")
+    assert run.state == "success", run.said()
+    record = candidate.ledger("tiny", "refusal", "promotion")[-1]
+    assert (record.outcome, record.version) == ("tests_failed", 2)
+    assert 'start tiny.ct with {"partition": "' in record.reason
+    assert own in tested(candidate)
+
+
+def plan_of(house: House) -> plan.TrainWork:
+    work = plan.ct(house.job("tiny"), partition=DAYS[2])
+    assert work is not None
+    return work

@@ -173,7 +173,11 @@ def _include(include: Path) -> Path:
         if name == "outage":
             changes["training"] = {"window": {"minimum": 1}}
         write_model(include, name=name, **changes)
-    coded = write_model(include, name=CODED, data={"dvc": {"path": CODED}, "code": {"repository": "code.git"}})
+    coded = write_model(
+        include,
+        name=CODED,
+        data={"dvc": {"path": CODED}, "code": {"repository": "code.git", "refs": "main|[0-9a-f]{40}"}},
+    )
     coded.joinpath("tests").mkdir()
     coded.joinpath("tests", "test_it.py").write_text("def test_it(): pass\n")
     shutil.copytree(REPOSITORY / "include" / "models" / "flight_delays", include / "models" / "flight_delays")

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 
 from mlops_provider.steps.data.code_tests import CodeTested
 from tests.support.tiny import write_model
-from tests.system.conftest import CODED, Site
+from tests.system.conftest import CODED, Follower, Site
 from tools.demo.environment import load_secrets
 from tools.demo.services import REPOSITORY
 
@@ -25,14 +25,6 @@ HOSTILE = REPOSITORY / "tests" / "support" / "hostile.py"
 PLATFORMS = ("GitHub Actions", "GitLab CI", "Jenkins", "Tekton")
 PATIENCE = 240
 FENCED = ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6  # Landlock, with TCP and signals
-
-
-@dataclass(frozen=True)
-class Commits:
-    """What the code repository holds: a commit that tries everything to get at secrets, and one whose test fails."""
-
-    hostile: str
-    failing: str
 
 
 def snippet(platform: str) -> str:
@@ -64,6 +56,14 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@dataclass(frozen=True)
+class Commits:
+    """What the code repository holds: a commit that tries everything to get at secrets, and one whose test fails."""
+
+    hostile: str
+    failing: str
+
+
 @pytest.fixture(scope="module")
 def commits(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Commits:
     site.api.unpause(f"{CODED}.ci")
@@ -71,8 +71,8 @@ def commits(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Commits:
     bare = site.services.data / "code.git"
     git(copy, "init", "-q", "--bare", "--initial-branch=main", str(bare))
     git(copy, "clone", "-q", str(bare), "work")
-    tests = write_model(copy / "work" / "include", name=CODED) / "tests"
     work = copy / "work"
+    tests = write_model(work / "include", name=CODED) / "tests"
     tests.mkdir()
     (tests / "test_hostile.py").write_text(HOSTILE.read_text())
     (tests / "loot.json").write_text(json.dumps(_loot(site)))
@@ -105,10 +105,14 @@ def _loot(site: Site) -> dict[str, Any]:
 
 
 def started(site: Site, platform: str, sha: str, run: str, **environment: str) -> subprocess.Popen[str]:
-    """The platform's script at work."""
+    """The platform's script at work. Its `sleep` is a short one: what is waited for here takes no minutes."""
     keys = load_secrets(site.services.home)
+    shims = site.services.home / "shims"
+    shims.mkdir(exist_ok=True)
+    shims.joinpath("sleep").write_text("#!/bin/sh\nexec /bin/sleep 1\n")
+    shims.joinpath("sleep").chmod(0o755)
     given = {
-        "PATH": os.environ["PATH"],
+        "PATH": f"{shims}:{os.environ['PATH']}",
         "AIRFLOW_URL": site.services.airflow_url,
         "AIRFLOW_USER": "admin",
         "AIRFLOW_PASSWORD": keys.password,
@@ -121,16 +125,20 @@ def started(site: Site, platform: str, sha: str, run: str, **environment: str) -
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_every_snippet_of_the_docs_tests_a_commit_and_a_hostile_one_finds_nothing(site: Site, commits: Commits) -> None:
-    # One after the other: SQLite takes one writer at a time, and four at once wait for each other.
-    ends = {}
-    for number, name in enumerate(PLATFORMS):
-        process = started(site, name, commits.hostile, f"good-{number}")
-        ends[name] = (process.communicate(timeout=PATIENCE)[0], process.returncode)
-    assert {name: status for name, (_, status) in ends.items()} == dict.fromkeys(PLATFORMS, 0), ends
-    assert {name: output.rsplit(" ", 1)[1] for name, (output, _) in ends.items()} == dict.fromkeys(
-        PLATFORMS, "success\n"
-    )
+def ended(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """What a script said, and its exit status."""
+    return process.communicate(timeout=PATIENCE)[0], process.returncode
+
+
+def test_all_platforms_send_the_same_requests() -> None:
+    """So that what one of them shows below holds for the others."""
+    assert len({textwrap.dedent(script(platform).removeprefix("#!/bin/sh\n")).strip() for platform in PLATFORMS}) == 1
+
+
+def test_a_commit_is_tested_for_a_platform_and_a_hostile_one_finds_nothing(site: Site, commits: Commits) -> None:
+    said, status = ended(started(site, "GitHub Actions", commits.hostile, "good-1"))
+    assert status == 0, said
+    assert said.endswith(f"{CODED}.ci good-1: success\n")
     kept = [
         CodeTested.model_validate_json(path.read_text())
         for path in (site.services.artifacts / "code_tests" / CODED).glob("*.json")
@@ -147,18 +155,34 @@ def test_every_snippet_of_the_docs_tests_a_commit_and_a_hostile_one_finds_nothin
     )
 
 
-def test_a_snippet_fails_for_a_failing_commit_an_unknown_one_and_a_wrong_password(site: Site, commits: Commits) -> None:
-    asked = {
-        "failing": ("GitLab CI", commits.failing, "bad-1", {}),
-        "no_ref": ("Jenkins", "--upload-pack=x", "bad-2", {}),
-        "password": ("Tekton", commits.hostile, "bad-3", {"AIRFLOW_PASSWORD": "wrong"}),
-    }
-    said = {}
-    for name, (platform, sha, run, environment) in asked.items():
-        process = started(site, platform, sha, run, **environment)
-        said[name] = process.communicate(timeout=PATIENCE)[0]
-        assert process.returncode, said
-    assert said["failing"].endswith(f"{CODED}.ci bad-1: failed\n")
-    assert "400" in said["no_ref"]
-    assert "401" in said["password"]
-    assert [run["dag_run_id"] for run in site.api.runs(f"{CODED}.ci") if run["dag_run_id"][:4] == "bad-"] == ["bad-1"]
+def test_a_failing_commit_one_of_nobody_and_a_ref_that_no_pattern_allows_fail_and_the_log_says_why(
+    site: Site, commits: Commits
+) -> None:
+    coded, dag = Follower(site, CODED), f"{CODED}.ci"
+    other = site.api.trigger(dag, {"ref": "release/1"})
+    failing = site.api.trigger(dag, {"ref": commits.failing})
+    said, status = ended(started(site, "GitLab CI", "0" * 40, "bad-1"))
+    assert (said.endswith(f"{dag} bad-1: failed\n"), status) == (True, 1), said
+    runs = [site.api.wait_run(dag, run, timeout=PATIENCE) for run in ("bad-1", other, failing)]
+    assert [run["state"] for run in runs] == ["failed"] * 3
+    logs = [coded.log(run) for run in runs]
+    assert f"RequestError: {'0' * 40} ({'0' * 12}) is not reachable from main" in logs[0]
+    assert "RequestError: 'release/1' does not match data.code.refs (main|[0-9a-f]{40})" in logs[1]
+    assert "test_it" in logs[2]
+    tries = [task["try_number"] for run in runs for task in site.api.task_instances(dag, run["dag_run_id"])]
+    assert max(tries) == 1
+
+
+def _there(site: Site, run: str) -> bool:
+    return run in {found["dag_run_id"] for found in site.api.runs(f"{CODED}.ci")}
+
+
+def test_a_script_fails_where_the_api_refuses_it_and_starts_nothing(site: Site, commits: Commits) -> None:
+    said, status = ended(started(site, "Jenkins", "--upload-pack=x", "refused-1"))
+    assert status
+    assert "400" in said
+    said, status = ended(started(site, "Tekton", commits.hostile, "refused-2", AIRFLOW_PASSWORD="wrong"))
+    assert status
+    assert "401" in said
+    assert not _there(site, "refused-1")
+    assert not _there(site, "refused-2")

@@ -11,9 +11,12 @@ import pytest
 
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.loops import replay
+from mlops_provider.steps.data.code_tests import verdict_of
 from mlops_provider.steps.plan import State
+from mlops_provider.steps.records import Judged
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import STEPS
+from tests.support.code import BAD, with_tests
 from tests.support.tiny import DAYS, Killed, World, alias, feed
 
 At = Callable[[str], World]
@@ -206,3 +209,31 @@ def test_without_a_feed_and_without_data_there_is_nothing_to_replay(empty: World
     job = empty.configure(data={"replay": None})
     with pytest.raises(ConfigError, match="no labelled partition lies under"):
         list(replay(job, empty.loops(job), str(tmp_path)))
+
+
+def test_a_model_with_tests_is_promoted_by_what_they_say(delivered: World) -> None:
+    job = with_tests(delivered)
+    delivered.loops(job).drain()
+    (record,) = delivered.records("promotion")
+    checks = Judged.model_validate(record.facts["judged"]).verdict.checks
+    assert [(check.passed, check.value, check.subject) for check in checks if check.name == "code_tests"] == [
+        (True, 1, f"code {job.model.ref.sha256[:12]}")
+    ]
+
+
+def test_a_candidate_does_not_wait_for_data_to_have_its_tests_run(registered: World) -> None:
+    """Its package was made before the tests were written; they fail, and CI had no reason yet to run."""
+    loops = registered.loops(with_tests(registered, BAD))
+    assert loops.cd()
+    assert [(record.kind, record.outcome) for record in registered.records("promotion", "refusal")] == [
+        ("refusal", "tests_failed")
+    ]
+    assert not loops.cd()
+    assert not loops.ci()
+
+
+def test_new_code_is_tested_although_no_data_is_due(lapped: World) -> None:
+    job = with_tests(lapped)
+    lapped.loops(job).drain()
+    assert [step.step for _, step in lapped.told] == ["test_code"]
+    assert verdict_of(job, job.model.ref.sha256) is not None

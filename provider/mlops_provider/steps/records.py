@@ -229,7 +229,7 @@ class Decision(Frozen):
 class Judged(Frozen):
     """What the gate found.
 
-    :param outcome: promote, harmful, no_proven_gain, below_threshold, not_comparable or drill_passed.
+    :param outcome: promote, harmful, no_proven_gain, below_threshold, not_comparable, tests_failed, untested or drill_passed.
     """
 
     version: int

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from mlops_provider import modelcode
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import ConfigError, DataError, RequestError, Transient
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, MlopsError, RequestError, Transient
 from mlops_provider.modelcode import CodeRef
 from mlops_provider.sections import REF, Code
 from mlops_provider.steps.step import Job, step
@@ -23,6 +23,19 @@ _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FILES, _BYTES, _PATIENCE = 2_000, 50 * 2**20, 300
 # On the command line, so that no file of the worker's or the repository's has a say in it.
 _CONFIG = ("-c", "fetch.fsckObjects=true", "-c", "protocol.version=2", "-c", "core.hooksPath=/dev/null")
+# What git says where asking again is of no use; LC_ALL=C keeps it from saying so in another language.
+_UNKNOWN = ("not our ref", "unadvertised object", "couldn't find remote ref")
+_DENIED = (
+    "authentication failed",
+    "could not read username",
+    "could not read password",
+    "terminal prompts disabled",
+    "permission denied",
+    "access denied",
+    "error: 401",
+    "error: 403",
+    "host key verification failed",
+)
 
 
 class ResolveArguments(Frozen):
@@ -57,6 +70,7 @@ def resolve_code(job: Job, arguments: ResolveArguments) -> ResolvedCode:
 
     :raises RequestError: if the ref is not acceptable, not there, or not reviewed.
     :raises ConfigError: if the model has no code repository, or the commit holds no valid model.
+    :raises AccessDenied: if the repository does not let the worker in.
     :raises Transient: if the repository cannot be reached.
     """
     code = job.config.data.code
@@ -173,15 +187,15 @@ def _fetch(folder: str, repository: str, *what: str) -> None:
 def _git(folder: str | None, *arguments: str, input: bytes | None = None) -> bytes:
     """Output of git.
 
-    :raises Transient: with what git said, if it fails.
+    :raises MlopsError: with what git said, if it fails (see `_error`).
     """
     # What git takes from the environment is the worker's own; a prompt would wait for ever, and `ext::` runs commands.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
+    strict = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh", "LC_ALL": "C"}
     place = [] if folder is None else ["--git-dir", folder]
     try:
         done = subprocess.run(
             ["git", *_CONFIG, *place, *arguments],
-            env=environment,
+            env={**os.environ, **strict},
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
@@ -191,6 +205,15 @@ def _git(folder: str | None, *arguments: str, input: bytes | None = None) -> byt
     except subprocess.TimeoutExpired as error:
         raise Transient(f"git {arguments[0]} took longer than {_PATIENCE} s in the code repository") from error
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip()[-500:]
-        raise Transient(f"git {arguments[0]} failed in the code repository: {told}")
+        raise _error(arguments[0], done.stderr.decode(errors="replace"))
     return done.stdout
+
+
+def _error(command: str, said: str) -> MlopsError:
+    """What went wrong, from git's words: only what may pass by itself is tried again."""
+    text, low = f"git {command} failed in the code repository: {said.strip()[-500:]}", said.lower()
+    if any(word in low for word in _UNKNOWN):
+        return RequestError(f"{text}. Ask for a commit that is there: pushed, and not removed since.")
+    if any(word in low for word in _DENIED):
+        return AccessDenied(f"{text}. Give the worker's git a credential helper or a key for data.code.repository.")
+    return Transient(text)

@@ -7,6 +7,7 @@ from mlops_provider.exceptions import ConflictError
 from mlops_provider.ledger import Draft, Record, champion, decision_on
 from mlops_provider.sections import Bounds
 from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
+from mlops_provider.steps.release.code_checks import code_checks, run_tests
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
 
@@ -22,8 +23,10 @@ class GateArguments(Frozen):
 def gate(job: Job, arguments: GateArguments) -> Judged:
     """Judges a candidate against the champion of this moment. A refusal is recorded here; a promotion is only proposed.
 
-    The first model ever has no champion to beat: it must meet the absolute thresholds and package exactly.
+    The first model ever has no champion to beat: it must meet the absolute thresholds and package exactly. Its own tests
+    are run here if nobody ran them before.
     """
+    run_tests(job, arguments.version)
     for _ in range(10):
         found = _no_drill(arguments.version, judge(job, arguments.version))
         if found.promote or _refused(job, found, again=arguments.again):
@@ -40,23 +43,25 @@ def _no_drill(version: ModelVersion, found: Judged) -> Judged:
 
 
 def judge(job: Job, version: ModelVersion) -> Judged:
-    """What the gate would decide now; records nothing."""
+    """What the gate would decide now; records nothing, and runs no tests of the model's."""
     rival = present_champion(job)
     owner = job.with_code(version.package.code)
     arguments = EvaluateArguments(package=version.package, split=version.split, champion=rival)
     evaluation = evaluate(owner, arguments)
+    code = code_checks(job, version)
     checks = (
+        *code.checks,
         *version.package.parity.checks,
         *evaluation.verdict.checks,
         *(bounded(name, limit, evaluation.candidate.get(name)) for name, limit in job.config.gates.thresholds.items()),
         *([_gain(evaluation, job.config.gates.min_gain)] if rival else [_first()]),
     )
     verdict = Verdict(subject=f"{version.model} version {version.version}", checks=checks)
-    outcome = _outcome(verdict, evaluation)
+    outcome = code.outcome or _outcome(verdict, evaluation)
     return Judged(
         version=version.version,
         outcome=outcome,
-        reason=_reason(outcome, verdict, evaluation),
+        reason=code.reason or _reason(outcome, verdict, evaluation),
         verdict=verdict,
         evaluation=evaluation,
     )

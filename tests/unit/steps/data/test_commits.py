@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlops_provider.exceptions import ConfigError, DataError, RequestError, Transient
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, RequestError, Transient
 from mlops_provider.modelcode import unpack
 from mlops_provider.sections import Code
 from mlops_provider.steps.data import commits
@@ -112,8 +117,77 @@ def test_a_branch_that_was_not_merged_is_tested_where_model_yaml_says_so(empty: 
 def test_a_commit_of_nobody_is_refused(job: Job, empty: World, repository: Repository) -> None:
     with pytest.raises(RequestError, match="is not reachable"):
         resolved(job, "0" * 40)
-    with pytest.raises(Transient, match="git fetch failed"):
-        resolved(configured(empty, repository, allow_untrusted_refs=True), "1" * 40)
+    job = configured(empty, repository, allow_untrusted_refs=True)
+    with pytest.raises(RequestError, match=r"not our ref 1{40}(.|\n)*Ask for a commit that is there"):
+        resolved(job, "1" * 40)
+    with pytest.raises(RequestError, match="has no branch or tag 'nowhere'"):
+        resolved(job, "nowhere")
+
+
+def test_a_commit_that_a_server_does_not_give_by_its_id_is_refused() -> None:
+    """Git servers older than protocol 2 have words of their own for it."""
+    said = f"error: Server does not allow request for unadvertised object {'1' * 40}"
+    assert isinstance(commits._error("fetch", said), RequestError)
+
+
+class Answer(BaseHTTPRequestHandler):
+    """A git server that answers with the status that its address names."""
+
+    def do_GET(self) -> None:
+        status = int(self.path.split("/")[1])
+        self.send_response(status)
+        if status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{found.server_port}"
+    found.shutdown()
+    found.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (401, AccessDenied, "terminal prompts disabled(.|\n)*a credential helper"),
+        (403, AccessDenied, "error: 403"),
+        (503, Transient, "error: 503"),
+    ],
+)
+def test_a_refused_login_fails_at_once_and_a_server_in_trouble_is_asked_again(
+    empty: World, server: str, status: int, error: type[Exception], said: str
+) -> None:
+    job = empty.configure(data={"code": {"repository": f"{server}/{status}/code.git"}})
+    with pytest.raises(error, match=said):
+        resolved(job, "main")
+
+
+def test_a_wrong_password_fails_at_once_and_is_not_told(
+    empty: World, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = "!echo username=ann; echo password=hush; :"
+    for name, value in {"COUNT": "1", "KEY_0": "credential.helper", "VALUE_0": helper}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    job = empty.configure(data={"code": {"repository": f"{server}/401/code.git"}})
+    with pytest.raises(AccessDenied, match="Authentication failed") as caught:
+        resolved(job, "main")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_server_that_is_down_is_asked_again(empty: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    job = empty.configure(data={"code": {"repository": f"http://127.0.0.1:{port}/code.git"}})
+    with pytest.raises(Transient, match="git ls-remote failed"):
+        resolved(job, "main")
 
 
 @pytest.mark.parametrize(

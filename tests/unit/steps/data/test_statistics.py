@@ -16,7 +16,7 @@ from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL, build
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.train import load_split
+from mlops_provider.steps.training.split import load_split
 from tests.support.tiny import DAYS, World, call, crown, registry_of, train
 
 FIT = "    return {'offset': float(features['a'].mean()), 'rate': float(labels.mean())}"

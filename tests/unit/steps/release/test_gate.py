@@ -13,7 +13,7 @@ from mlops_provider.steps import plan
 from mlops_provider.steps.records import Evaluation, Interval, Judged, ModelVersion
 from mlops_provider.steps.release import gate as gates
 from mlops_provider.steps.release.gate import bounded, judge, present_champion
-from mlops_provider.steps.training.train import load_split, save_split
+from mlops_provider.steps.training.split import load_split, save_split
 from tests.support.tiny import DAYS, World, call, crown, train, with_block
 
 

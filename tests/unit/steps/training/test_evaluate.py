@@ -15,7 +15,7 @@ from mlops_provider.steps.records import Evaluation, ModelVersion
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.evaluate import compare
-from mlops_provider.steps.training.train import load_split, save_split
+from mlops_provider.steps.training.split import load_split, save_split
 from mlops_provider.storage import Storage
 from tests.support.tiny import DAYS, World, call, train, with_block
 

@@ -17,7 +17,7 @@ from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.records import Split, Trained
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import train as training
-from mlops_provider.steps.training.train import load_split, save_split
+from mlops_provider.steps.training.split import load_split, save_split
 from tests.support.tiny import DAYS, World, call, outcome
 
 HOLDOUT = DAYS[2]
