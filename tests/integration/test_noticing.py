@@ -269,7 +269,7 @@ def test_a_trigger_is_stored_without_secrets_and_comes_back_the_same(trigger: Ba
 def test_a_mistake_in_a_watcher_is_told_where_the_dag_is_parsed() -> None:
     with pytest.raises(ValueError, match="must hold {partition}"):
         watching(source="rows.parquet")
-    with pytest.raises(ValueError, match="must not hold credentials"):
+    with pytest.raises(ConfigError, match="credentials go into a connection"):
         DataVersionTrigger(asset="a", repository="https://me:secret@host/data.git")
 
 

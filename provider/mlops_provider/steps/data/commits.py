@@ -6,9 +6,7 @@ the repository's comes to work on the worker.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +15,7 @@ from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConfigError, DataError, RequestError, Transient
 from mlops_provider.modelcode import CodeRef
 from mlops_provider.sections import REF, Code
+from mlops_provider.steps.data import git
 from mlops_provider.steps.step import Job, step
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -175,21 +174,8 @@ def _git(folder: str | None, *arguments: str, input: bytes | None = None) -> byt
 
     :raises Transient: with what git said, if it fails.
     """
-    # What git takes from the environment is the worker's own; a prompt would wait for ever, and `ext::` runs commands.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
     place = [] if folder is None else ["--git-dir", folder]
-    try:
-        done = subprocess.run(
-            ["git", *_CONFIG, *place, *arguments],
-            env=environment,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Transient(f"git {arguments[0]} took longer than {_PATIENCE} s in the code repository") from error
+    done = git.run((*_CONFIG, *place, *arguments), "the code repository", given=input, timeout=_PATIENCE)
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip()[-500:]
         raise Transient(f"git {arguments[0]} failed in the code repository: {told}")
