@@ -128,7 +128,7 @@ def problem(command: str, said: str, where: str, advice: str) -> AccessDenied | 
 
     :param advice: what to do if the repository does not let us in.
     """
-    text, low = f"git {command} failed for {where}: {said.strip()[-500:]}", said.lower()
+    text, low = f"git {command} failed for {where}: {said.strip().rstrip('.')[-500:]}", said.lower()
     if "hook declined" in low or "protected branch" in low:
         return AccessDenied(f"{text}. Let this user push to the branch and its tags.")
     if command == "push" and "no space left" not in low and any(word in low for word in _LOST_RACE):
