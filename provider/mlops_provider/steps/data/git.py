@@ -20,7 +20,7 @@ from mlops_provider.exceptions import AccessDenied, ConfigError, ConflictError, 
 
 _TIMEOUT = 300
 # What git, ssh and curl need of the worker's environment, and what says how they reach a server. What says where git works
-# (GIT_DIR and the like) and what would open a window to ask (DISPLAY, SSH_ASKPASS) is not among it, nor is any secret.
+# (GIT_DIR and the like) and what would open a window to ask (DISPLAY, SSH_ASKPASS) is not among it, nor a secret that is not git's.
 _KEPT = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "CURL_CA_BUNDLE"),
     *("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_EXEC_PATH", "GIT_ASKPASS"),
