@@ -5,24 +5,24 @@ No Airflow in here: sensors and triggers look with this, each in its own way of 
 
 from __future__ import annotations
 
-import base64
 import fnmatch
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import model_validator
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import ConfigError, DataError, Transient
+from mlops_provider.deployment import DvcAccess
+from mlops_provider.exceptions import DataError
 from mlops_provider.partitions import Frequency, is_partition, start
 from mlops_provider.sections import Completeness
+from mlops_provider.steps.data.git import checked, session
 from mlops_provider.storage import Storage, digest
 
 REMEMBERED = 400
 _GIT_PATIENCE = 60
+_NO_ACCESS = DvcAccess()  # but that of the process itself
 
 
 class Source(Frozen):
@@ -146,6 +146,7 @@ class Repository(Frozen):
     :param uri: path or URL of the git repository.
     :param tags: shell pattern of the tags that count.
     :param branch: look at the head of this branch instead: each commit on it is a version.
+    :raises ConfigError: if git may not be given this URL.
     """
 
     uri: str
@@ -154,23 +155,21 @@ class Repository(Frozen):
 
     @model_validator(mode="after")
     def _usable(self) -> Repository:
-        if self.uri.startswith("-") or "::" in self.uri:
-            raise ValueError(f"{self.uri!r} is no path or URL of a git repository")
-        host = self.uri.partition("://")[2].split("/")[0]
-        if "@" in host and not self.uri.startswith("ssh://"):
-            raise ValueError("the URL of a repository must not hold credentials: name a connection")
+        checked(self.uri, _NO_ACCESS)
         return self
 
-    def versions(self, login: tuple[str, str] | None = None) -> dict[str, str]:
+    def versions(self, access: DvcAccess = _NO_ACCESS) -> dict[str, str]:
         """Revision of each version, by tag; or by branch.
 
-        :param login: user and token for a repository on http(s).
-        :raises ConfigError: if the repository refuses us.
+        :param access: what lets us in.
+        :raises AccessDenied: if the repository refuses us.
         :raises Transient: if it cannot be reached.
         """
+        with session(self.uri, access) as git:
+            told = git("ls-remote", "--quiet", "--heads", "--tags", "--", git.url, timeout=_GIT_PATIENCE)
         wanted = "refs/heads/" if self.branch else "refs/tags/"
         revisions: dict[str, str] = {}
-        for line in _ls_remote(self.uri, login).splitlines():
+        for line in told.splitlines():
             revision, _, ref = line.partition("\t")
             # The line of a tag with ^{} follows its own, and names the commit that an annotated tag stands for.
             name = ref.removesuffix("^{}").removeprefix(wanted)
@@ -272,37 +271,3 @@ def _rows(storage: Storage, uri: str, files: Found) -> int | None:
         except (pa.ArrowInvalid, FileNotFoundError):
             return None
     return rows
-
-
-def _ls_remote(uri: str, login: tuple[str, str] | None) -> str:
-    command = ["git", "ls-remote", "--quiet", "--heads", "--tags", "--", uri]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_PATIENCE,
-            check=False,
-            env=_git_environment(uri, login),
-        )
-    except (subprocess.TimeoutExpired, OSError) as error:
-        raise Transient(f"the data repository {uri} cannot be looked at: {error}") from error
-    if not done.returncode:
-        return done.stdout
-    said = done.stderr.strip()[-500:]
-    if re.search(r"(?i)authentication failed|permission denied|could not read username|403", said):
-        raise ConfigError(f"the data repository {uri} refuses us, look at the connection: {said}")
-    raise Transient(f"the data repository {uri} cannot be looked at: {said}")
-
-
-def _git_environment(uri: str, login: tuple[str, str] | None) -> dict[str, str]:
-    """Git's environment: it never asks, and gets credentials for this one URL, neither by command line nor by file."""
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    if not login:
-        return environment
-    token = base64.b64encode(":".join(login).encode()).decode()
-    return environment | {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"http.{uri}.extraHeader",
-        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {token}",
-    }

@@ -36,6 +36,7 @@ from tests.integration.house import REPOSITORY, dag_test, parsed, stored
 from tests.integration.house import _events as events_of
 from tests.integration.house import _tasks as tasks_of
 from tests.integration.servers import QueueServer
+from tests.support.remote_shell import HOST, RemoteShell
 from tests.support.tiny import DAYS, feed, write_model
 
 POLL = 0.01
@@ -123,7 +124,7 @@ def test_an_event_says_what_where_and_how_many(place: Path) -> None:
     told = {"what": "inputs", "source": "{partition}/rows.parquet", "partitions": list(DAYS[:2]), "count": 2}
     assert asyncio.run(first(watching())) == told
     given = {"asset": "a", "source": "{partition}/rows.parquet", "frequency": "daily", "poll": POLL}
-    assert asyncio.run(first(LabelsArrivedTrigger(**given)))["what"] == "labels"  # type: ignore[arg-type]
+    assert asyncio.run(first(LabelsArrivedTrigger(**given)))["what"] == "labels"
 
 
 def test_a_watcher_that_is_killed_right_after_an_event_says_it_again_and_no_earlier_one(place: Path) -> None:
@@ -172,7 +173,13 @@ def test_a_trigger_in_the_watcher_of_another_asset_is_told(place: Path) -> None:
 
 def test_watchers_and_sensors_of_one_source_share_their_looks(place: Path) -> None:
     looks: list[int] = []
+    slept: list[float] = []
     real = triggers.look_out
+
+    async def sleep(seconds: float) -> None:
+        """Lets the second look begin, and never a third."""
+        slept.append(seconds)
+        await asyncio.sleep(0 if len(slept) == 1 else 3600)
 
     async def story() -> list[Any]:
         manager = SharedStreamManager()
@@ -180,8 +187,8 @@ def test_watchers_and_sensors_of_one_source_share_their_looks(place: Path) -> No
         members = [
             watching(asset="one"),
             watching(asset="two"),
-            LabelsArrivedTrigger(asset="three", **given),  # type: ignore[arg-type]
-            PartitionTrigger(**given, after=DAYS[0]),  # type: ignore[arg-type]
+            LabelsArrivedTrigger(asset="three", **given),
+            PartitionTrigger(**given, after=DAYS[0]),
         ]
         assert len({member.shared_stream_key() for member in members}) == 1
         streams = [
@@ -194,11 +201,15 @@ def test_watchers_and_sensors_of_one_source_share_their_looks(place: Path) -> No
 
     for day in DAYS[:2]:
         deliver(place, day)
-    with patch.object(triggers, "look_out", lambda *given: looks.append(1) or real(*given)):
+    paced = SimpleNamespace(to_thread=asyncio.to_thread, sleep=sleep)
+    with (
+        patch.object(triggers, "asyncio", paced),
+        patch.object(triggers, "look_out", lambda *given: looks.append(1) or real(*given)),
+    ):
         told = asyncio.run(story())
     assert [days(payload) for payload in told[:3]] == [list(DAYS[:2])] * 3
     assert told[3] == {"found": DAYS[1]}
-    assert len(looks) < 2 * len(told)  # by itself each of them needs two
+    assert (len(looks), slept[0]) == (2, POLL)  # what one alone needs to see that a file no longer grows
 
 
 def test_other_ways_of_looking_are_not_shared(place: Path) -> None:
@@ -269,7 +280,7 @@ def test_a_trigger_is_stored_without_secrets_and_comes_back_the_same(trigger: Ba
 def test_a_mistake_in_a_watcher_is_told_where_the_dag_is_parsed() -> None:
     with pytest.raises(ValueError, match="must hold {partition}"):
         watching(source="rows.parquet")
-    with pytest.raises(ValueError, match="must not hold credentials"):
+    with pytest.raises(ConfigError, match="credentials go into a connection"):
         DataVersionTrigger(asset="a", repository="https://me:secret@host/data.git")
 
 
@@ -428,6 +439,59 @@ def test_a_sensor_finds_data_versions_that_no_run_found_before(repository: Path,
     tagged(repository, "other/abc")
     revision = tagged(repository, "tiny/2024-01-02/def")
     assert run(DataVersionSensor, **given, tags="tiny/*").result == {"tiny/2024-01-02/def": revision}
+
+
+@pytest.fixture
+def shell(repository: Path, tmp_path: Path) -> Iterator[RemoteShell]:
+    """The repository behind ssh, and in [mlops] dvc_conn_id the connection that leads to it."""
+    made = RemoteShell(repository.parent, tmp_path / "ssh")
+    connection = {"conn_type": "dvc", "extra": {"repository": f"{HOST}:repository", "private_key": "KEY"}}
+    settings = {
+        "PATH": made.path,
+        "AIRFLOW_CONN_TEAM_DATA": json.dumps(connection),
+        "AIRFLOW__MLOPS__DVC_CONN_ID": "team_data",
+    }
+    with patch.dict(os.environ, settings):
+        yield made
+
+
+@pytest.mark.usefixtures("airflow_home")
+def test_a_sensor_of_a_model_looks_where_its_snapshots_go_with_their_credentials(
+    shell: RemoteShell, place: Path, repository: Path
+) -> None:
+    write_model(place.parent / "include", data={"dvc": {"repository": "/nowhere.git", "path": "tiny"}})
+    assert list(run(DataVersionSensor, dag_id="team", model="tiny").result) == ["tiny/2024-01-01/abc"]
+    assert all("IdentitiesOnly=yes" in call for call in shell.calls())
+    sensor = DataVersionSensor(task_id="wait", model="tiny")
+    asked = asyncio.run(first(sensor.trigger(context({}, Kept()))))
+    assert list(asked["found"]) == ["tiny/2024-01-01/abc"]
+    assert "IdentitiesOnly=yes" in shell.calls()[-1]
+
+
+def test_a_watcher_looks_where_the_connection_says(shell: RemoteShell, repository: Path) -> None:
+    trigger = DataVersionTrigger(asset="a", tags="tiny/*", poll=POLL)
+    told = asyncio.run(first(trigger))
+    assert list(told["versions"]) == ["tiny/2024-01-01/abc"]
+    assert "IdentitiesOnly=yes" in shell.calls()[0]
+    keys = {DataVersionTrigger(asset="a", **way).shared_stream_key() for way in ({}, {"conn_id": "b"}, {"tags": "b"})}
+    assert len(keys) == 3
+
+
+def test_another_repository_does_not_get_the_credentials_of_the_deployments_own(
+    shell: RemoteShell, repository: Path
+) -> None:
+    url = f"ssh://{HOST}{repository}"
+    for conn_id, given in ((None, False), ("team_data", True)):
+        asyncio.run(first(DataVersionTrigger(asset="a", repository=url, conn_id=conn_id, poll=POLL)))
+        assert ("IdentitiesOnly=yes" in shell.calls()[-1]) is given
+    asyncio.run(first(DataVersionTrigger(asset="a", repository=f"{HOST}:repository", poll=POLL)))
+    assert "IdentitiesOnly=yes" in shell.calls()[-1]
+
+
+def test_a_trigger_without_any_repository_says_what_is_missing(place: Path) -> None:
+    told = asyncio.run(first(VersionTrigger(poll=POLL)))
+    assert "no data repository is given" in told["problem"]
+    assert told["hopeless"] is True
 
 
 @pytest.mark.usefixtures("airflow_home", "place")

@@ -143,13 +143,15 @@ class Follower:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site")
     include = _include(root / "include")
+    # A copy, so that a test can add a DAG of its own.
+    dags = shutil.copytree(REPOSITORY / "dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     # No DAG file changes here: what looking for changes costs would only slow down the loops.
     extra = {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",  # a test takes the models that it needs
         "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
     }
-    with Services(root / "home", include=include, extra_env=extra) as services, services.api() as api:
+    with Services(root / "home", dags=dags, include=include, extra_env=extra) as services, services.api() as api:
         api.wait_for_dags([f"{name}.{loop}" for name in (*TINY, CODED, "flights_short") for loop in LOOPS])
         yield Site(services, api)
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mlops_provider.arrivals import Cursor, Lookout, Repository, Source
-from mlops_provider.exceptions import ConfigError, RequestError, Transient
+from mlops_provider.deployment import DvcAccess
+from mlops_provider.exceptions import AccessDenied, ConfigError, RequestError, Transient
 from mlops_provider.sections import Completeness
 from mlops_provider.storage import Storage
 
@@ -271,7 +272,7 @@ def test_a_repository_that_is_not_there_may_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["--upload-pack=touch /tmp/x", "ext::sh -c id", "https://me:secret@host/repository"])
 def test_a_repository_that_would_run_or_tell_something_is_refused(uri: str) -> None:
-    with pytest.raises(ValidationError, match="is no path or URL|must not hold credentials"):
+    with pytest.raises(ConfigError, match="expected a path|credentials go into a connection"):
         Repository(uri=uri)
 
 
@@ -301,7 +302,7 @@ def refusing() -> Iterator[str]:
 
 def test_credentials_reach_the_server_and_nothing_that_is_said(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(ConfigError, match="refuses us, look at the connection") as refused:
-        Repository(uri=refusing).versions(("me", "secret"))
+    with pytest.raises(AccessDenied, match="Check the credentials in the connection") as refused:
+        Repository(uri=refusing).versions(DvcAccess(username="me", password="secret"))
     assert f"Basic {base64.b64encode(b'me:secret').decode()}" in _Refusing.asked
     assert "secret" not in str(refused.value)

@@ -330,6 +330,7 @@ def revised(registered: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world whose first day was revised twice after a model had seen it; the environment names it."""
     for name, value in (("ARTIFACT_ROOT", registered.artifacts), ("DATA_ROOT", registered.data)):
         monkeypatch.setenv(f"AIRFLOW__MLOPS__{name}", str(value))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.deployment.tracking_uri)
     for _ in range(2):
         registered.rewrite(DAY, "labels", lambda frame: frame.assign(outcome=frame["outcome"] + 0.5))
         registered.loops().ci()

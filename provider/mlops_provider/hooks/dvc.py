@@ -40,6 +40,16 @@ class DvcHook(BaseHook):
 
         :raises ConfigError: if the connection has a field that is not known, or one that does not fit.
         """
+        access, aws = self._read()
+        on_s3 = bool(aws) or access.remote.startswith("s3://")
+        return access.model_copy(update={"storage_options": s3_options(aws or self.aws_conn_id)}) if on_s3 else access
+
+    def git_access(self) -> DvcAccess:
+        """The same without the credentials of a remote on S3, for those who only look into the repository."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[DvcAccess, str]:
+        """What the connection says, and the connection that it names for S3."""
         found: Any = self.get_connection(self.dvc_conn_id)
         extra = {key: str(value or "") for key, value in found.extra_dejson.items()}
         if unknown := sorted(set(extra) - set(_FIELDS)):
@@ -49,14 +59,8 @@ class DvcHook(BaseHook):
         if found.login and not found.password:
             raise ConfigError(f"connection {self.dvc_conn_id!r} has a login and no password: give the token for git")
         extra["private_key"] = _with_lines(extra.get("private_key", ""))
-        aws, remote = extra.pop("aws_conn_id", ""), extra.get("remote", "")
-        on_s3 = bool(aws) or remote.startswith("s3://")
-        return DvcAccess(
-            **extra,
-            username=found.login or "",
-            password=found.password or "",
-            storage_options=s3_options(aws or self.aws_conn_id) if on_s3 else {},
-        )
+        aws = extra.pop("aws_conn_id", "")
+        return DvcAccess(**extra, username=found.login or "", password=found.password or ""), aws
 
     def test_connection(self) -> tuple[bool, str]:
         """Asks git for its refs and lists the remote."""

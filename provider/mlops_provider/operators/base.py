@@ -10,11 +10,12 @@ from airflow.sdk import Asset, BaseOperator, Context, conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from mlops_provider.config import check_name
-from mlops_provider.deployment import Deployment
+from mlops_provider.deployment import Deployment, DvcAccess
 from mlops_provider.exceptions import ConfigError, ConflictError, MlopsError, Transient
 from mlops_provider.hooks.aws import s3_options
 from mlops_provider.hooks.dvc import DvcHook
 from mlops_provider.hooks.mlflow import MlflowHook
+from mlops_provider.steps.data.git import is_remote_shell
 from mlops_provider.storage import join
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def data_root() -> str:
 
 def located(uri: str) -> str:
     """A URI from model.yaml or a DAG, under `data_root` if it is relative."""
-    return uri if "://" in uri or uri.startswith("/") else join(data_root(), uri)
+    return uri if "://" in uri or uri.startswith("/") or is_remote_shell(uri) else join(data_root(), uri)
 
 
 def local_deployment(actor: str = "") -> Deployment:
@@ -73,6 +74,15 @@ def deployment(context: Context) -> Deployment:
     if dvc_conn_id := setting("dvc_conn_id"):
         known["dvc"] = DvcHook(dvc_conn_id, aws_conn_id=setting("aws_conn_id", "aws_default")).get_conn()
     return found.model_copy(update=known)
+
+
+def git_access(conn_id: str | None = None) -> DvcAccess:
+    """Place of the data repository and what lets us in, without what its DVC remote needs.
+
+    :param conn_id: a connection of type ``dvc``; [mlops] dvc_conn_id if None.
+    """
+    conn_id = conn_id or setting("dvc_conn_id")
+    return DvcHook(conn_id).git_access() if conn_id else DvcAccess()
 
 
 def storage_options(*uris: str, aws_conn_id: str | None = None) -> dict[str, dict[str, Any]]:

@@ -18,18 +18,17 @@ from pydantic import ValidationError
 from mlops_provider.arrivals import Cursor, Lookout
 from mlops_provider.config import ModelConfig, check_name, load
 from mlops_provider.exceptions import ConfigError, MlopsError, Transient
-from mlops_provider.operators.base import environment, setting
+from mlops_provider.operators.base import environment, git_access, setting
 from mlops_provider.partitions import Frequency
 from mlops_provider.storage import digest
 from mlops_provider.triggers.data import (
     Complete,
     PartitionTrigger,
     VersionTrigger,
-    data_repository,
-    login,
     look_out,
     of_model,
     partition_source,
+    versions,
 )
 
 log = logging.getLogger(__name__)
@@ -220,11 +219,11 @@ class DataVersionSensor(_DataSensor):
 
     New is what no earlier run of this sensor has found; in its first run, all that is there.
 
-    :param model: name of the model, whose repository is looked at; templated.
+    :param model: name of the model, whose repository is looked at: the connection's, or that of model.yaml; templated.
     :param repository: path or URL of a git repository, under [mlops] data_root if relative; templated.
     :param tags: shell pattern of the tags that count; templated. Those of the model's data if None.
     :param branch: look at the commits of this branch instead of tags; templated.
-    :param conn_id: connection with login and password for a repository on http(s).
+    :param conn_id: connection of type ``dvc``; if None, [mlops] dvc_conn_id, unless that one names another repository.
     """
 
     template_fields: Sequence[str] = ("model", "repository", "tags", "branch")
@@ -249,10 +248,9 @@ class DataVersionSensor(_DataSensor):
         self.conn_id = conn_id
 
     def looked(self, context: Context) -> dict[str, str] | None:
-        asked = self._asked()
-        versions = data_repository(asked).versions(login(self.conn_id))
-        news = self._cursor(context).news(versions)
-        return {name: versions[name] for name in news} or None
+        found = versions(self._asked())
+        news = self._cursor(context).news(found)
+        return {name: found[name] for name in news} or None
 
     def trigger(self, context: Context) -> VersionTrigger:
         return VersionTrigger(**self._asked(), seen=self._cursor(context).seen, poll=self.poke_interval)
@@ -267,7 +265,8 @@ class DataVersionSensor(_DataSensor):
         repository, tags = self.repository, self.tags
         if self.model:
             dvc = self.configuration().data.dvc
-            repository, tags = dvc.repository, tags or f"{dvc.path}/*"
+            repository = git_access(self.conn_id).repository or dvc.repository
+            tags = tags or f"{dvc.path}/*"
         return {"repository": repository, "tags": tags or "*", "branch": self.branch, "conn_id": self.conn_id}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.exceptions import ConfigError, MlopsError, Transient
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 FINGERPRINT = "mlops.fingerprint"
+LINEAGE = "lineage.json"
 
 # The client's own default goes on retrying for minutes; Airflow's retries are visible, these are not.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -62,6 +66,41 @@ def versions(mlflow: MlflowClient, name: str, fingerprint: str) -> list[Any]:
     """Registered versions with this fingerprint, lowest number first."""
     found = mlflow.search_model_versions(f"name='{name}'")
     return sorted((v for v in found if v.tags.get(FINGERPRINT) == fingerprint), key=lambda v: int(v.version))
+
+
+def said_of_versions(job: Job, recorded: Collection[str]) -> str:
+    """What the registry says of all versions of the model, whoever registered them: tags, descriptions and sources.
+
+    :param recorded: fingerprints of those that we registered. Of the others also what their runs logged, and their lineage.
+    """
+    name, said = job.deployment.registered_name(job.config), list[str]()
+    with client(job) as mlflow:
+        token = None
+        while True:
+            page = mlflow.search_model_versions(f"name='{name}'", page_token=token)
+            for version in page:
+                said.append(json.dumps([version.tags, version.description, version.source]))
+                if version.run_id and version.tags.get(FINGERPRINT) not in recorded:
+                    said.append(_said_of_run(mlflow, version.run_id))
+            if not (token := page.token):
+                return "\n".join(said)
+
+
+def _said_of_run(mlflow: MlflowClient, run_id: str) -> str:
+    """Tags, parameters and data sets of a run, and its lineage if it has one; nothing of a run that was purged."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
+    said = json.dumps(run.to_dictionary(), default=str)
+    if LINEAGE in (file.path for file in mlflow.list_artifacts(run_id)):
+        with tempfile.TemporaryDirectory() as folder:
+            said += Path(mlflow.download_artifacts(run_id, LINEAGE, folder)).read_text()
+    return said
 
 
 def only_first(mlflow: MlflowClient, name: str, fingerprint: str, create: Callable[[], object]) -> int:

@@ -19,18 +19,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import Asset, BaseHook
+from airflow.sdk import Asset
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from mlops_provider.arrivals import REMEMBERED, Cursor, Lookout, Repository, Source
 from mlops_provider.exceptions import ConfigError, MlopsError, Transient
-from mlops_provider.operators.base import located, storage_options
+from mlops_provider.operators.base import git_access, located, storage_options
 from mlops_provider.partitions import Frequency
 from mlops_provider.sections import Completeness
 from mlops_provider.storage import Storage, canonical_json, digest
 
 if TYPE_CHECKING:
     from mlops_provider.config import ModelConfig
+    from mlops_provider.deployment import DvcAccess
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,14 @@ class _Polling(BaseEventTrigger):
 
     def shared_stream_key(self) -> tuple[str, str]:
         """Triggers with equal keys share their looks."""
-        place = self.shared[0]
-        about = {name: self.kwargs.get(name) for name in self.shared} | {place: located(self.kwargs[place])}
-        return (f"mlops.{place}", canonical_json(about).decode())
+        what = self.shared[0]
+        about = {name: self.kwargs.get(name) for name in self.shared} | {what: self.place}
+        return (f"mlops.{what}", canonical_json(about).decode())
+
+    @property
+    def place(self) -> str:
+        """What is looked at."""
+        return located(self.kwargs[self.shared[0]])
 
     @classmethod
     @abstractmethod
@@ -144,7 +150,7 @@ class _Announcing(_Polling):
     @property
     def cursor_key(self) -> str:
         """Name of the cursor: that of the place, so that it stays when only the way of looking changes."""
-        return f"mlops.announced.{digest(located(self.kwargs[self.shared[0]]))[:12]}"
+        return f"mlops.announced.{digest(self.place)[:12]}"
 
     def _store(self) -> Any:
         """Where the cursor is kept; None outside of a triggerer."""
@@ -173,9 +179,31 @@ class _Announcing(_Polling):
 
 
 class _Partitions(_Polling):
-    """Looks at the partitions of a source."""
+    """Looks at the partitions of a source.
+
+    :param source: URI with ``{partition}``; under [mlops] data_root if relative.
+    :param frequency: monthly, daily or hourly.
+    :param complete: stable, marker or rows; see `Completeness`.
+    :param poll: seconds between two looks.
+    :param aws_conn_id: connection for S3; [mlops] aws_conn_id if None.
+    """
 
     shared = ("source", "frequency", "partition", "complete", "marker", "rows", "aws_conn_id", "poll")
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        frequency: Frequency = "monthly",
+        complete: Complete = "stable",
+        marker: str = "_SUCCESS",
+        rows: int = 1,
+        poll: float = 60.0,
+        aws_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        when = {"complete": complete, "marker": marker, "rows": rows}
+        super().__init__(source=source, frequency=frequency, **when, poll=poll, aws_conn_id=aws_conn_id, **kwargs)
 
     @classmethod
     def looking(cls, kwargs: dict[str, Any]) -> Callable[[], dict[str, str]]:
@@ -184,37 +212,48 @@ class _Partitions(_Polling):
 
 
 class _Versions(_Polling):
-    """Looks at the versions in a data repository."""
+    """Looks at the versions in a data repository.
+
+    :param repository: path or URL of the git repository, under [mlops] data_root if relative; that of the connection if None.
+    :param tags: shell pattern of the tags, such as ``flight_delays/*``.
+    :param branch: the commits of this branch instead of tags.
+    :param poll: seconds between two looks.
+    :param conn_id: connection of type ``dvc``; if None, [mlops] dvc_conn_id, unless that one names another repository.
+    """
 
     shared = ("repository", "tags", "branch", "conn_id", "poll")
-
-    @classmethod
-    def looking(cls, kwargs: dict[str, Any]) -> Callable[[], dict[str, str]]:
-        return lambda: data_repository(kwargs).versions(login(kwargs["conn_id"]))
-
-
-class PartitionTrigger(_Partitions, _Awaiting):
-    """Waits for one partition of a source: `partition`, or the first one after `after`.
-
-    :param source: URI with ``{partition}``; under [mlops] data_root if relative.
-    :param poll: seconds between two looks.
-    """
 
     def __init__(
         self,
         *,
-        source: str,
-        frequency: Frequency = "monthly",
-        partition: str | None = None,
-        after: str = "",
-        complete: Complete = "stable",
-        marker: str = "_SUCCESS",
-        rows: int = 1,
+        repository: str | None = None,
+        tags: str = "*",
+        branch: str | None = None,
         poll: float = 60.0,
-        aws_conn_id: str | None = None,
+        conn_id: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        about = {"source": source, "frequency": frequency, "partition": partition, "complete": complete}
-        super().__init__(**about, marker=marker, rows=rows, poll=poll, aws_conn_id=aws_conn_id, after=after)
+        super().__init__(repository=repository, tags=tags, branch=branch, poll=poll, conn_id=conn_id, **kwargs)
+
+    @property
+    def place(self) -> str:
+        """The repository; the connection is not read here, as that blocks."""
+        return super().place if self.kwargs["repository"] else f"the connection {self.kwargs['conn_id'] or ''}"
+
+    @classmethod
+    def looking(cls, kwargs: dict[str, Any]) -> Callable[[], dict[str, str]]:
+        return lambda: versions(kwargs)
+
+
+class PartitionTrigger(_Partitions, _Awaiting):
+    """Waits for one partition of a source.
+
+    :param partition: the one that is waited for; if None, the first one after `after`.
+    :param kwargs: see `_Partitions`.
+    """
+
+    def __init__(self, *, partition: str | None = None, after: str = "", **kwargs: Any) -> None:
+        super().__init__(partition=partition, after=after, **kwargs)
 
     def chosen(self, complete: dict[str, str]) -> str | None:
         return min((name for name in complete if name > self.kwargs["after"]), default=None)
@@ -224,31 +263,15 @@ class NewPartitionTrigger(_Partitions, _Announcing):
     """Announces partitions of a source that are new, or were delivered anew, once they are complete.
 
     :param asset: name of the asset in whose watcher this stands; its state store keeps what was announced.
-    :param source: URI with ``{partition}``; under [mlops] data_root if relative.
-    :param frequency: monthly, daily or hourly.
-    :param complete: stable, marker or rows; see `Completeness`.
-    :param poll: seconds between two looks.
-    :param aws_conn_id: connection for S3; [mlops] aws_conn_id if None.
+    :param kwargs: see `_Partitions`.
     """
 
     remembered = REMEMBERED
     what = "inputs"
 
-    def __init__(
-        self,
-        *,
-        asset: str,
-        source: str,
-        frequency: Frequency = "monthly",
-        complete: Complete = "stable",
-        marker: str = "_SUCCESS",
-        rows: int = 1,
-        poll: float = 60.0,
-        aws_conn_id: str | None = None,
-    ) -> None:
-        about = {"source": source, "frequency": frequency, "complete": complete, "marker": marker, "rows": rows}
-        super().__init__(asset=asset, **about, poll=poll, aws_conn_id=aws_conn_id)
-        source_at(source, self.kwargs)  # a mistake in it is told where the DAG is parsed
+    def __init__(self, *, asset: str, **kwargs: Any) -> None:
+        super().__init__(asset=asset, **kwargs)
+        source_at(self.kwargs["source"], self.kwargs)  # a mistake in it is told where the DAG is parsed
 
     def payload(self, news: list[str], complete: dict[str, str]) -> dict[str, Any]:
         return {"what": self.what, "source": self.kwargs["source"], "partitions": news[-NAMED:]}
@@ -264,19 +287,11 @@ class VersionTrigger(_Versions, _Awaiting):
     """Waits for data versions that are not among `seen`.
 
     :param seen: revision by version.
+    :param kwargs: see `_Versions`.
     """
 
-    def __init__(
-        self,
-        *,
-        repository: str,
-        tags: str = "*",
-        branch: str | None = None,
-        seen: dict[str, str] | None = None,
-        poll: float = 60.0,
-        conn_id: str | None = None,
-    ) -> None:
-        super().__init__(repository=repository, tags=tags, branch=branch, seen=seen or {}, poll=poll, conn_id=conn_id)
+    def __init__(self, *, seen: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(seen=seen or {}, **kwargs)
 
     def chosen(self, complete: dict[str, str]) -> dict[str, str] | None:
         news = Cursor(seen=self.kwargs["seen"]).news(complete)
@@ -287,29 +302,17 @@ class DataVersionTrigger(_Versions, _Announcing):
     """Announces new versions in a data repository: tags that fit a pattern, or commits of a branch.
 
     :param asset: name of the asset in whose watcher this stands; its state store keeps what was announced.
-    :param repository: path or URL of the git repository; under [mlops] data_root if relative.
-    :param tags: shell pattern of the tags, such as ``flight_delays/*``.
-    :param branch: the commits of this branch instead of tags.
-    :param poll: seconds between two looks.
-    :param conn_id: connection with login and password for a repository on http(s).
+    :param kwargs: see `_Versions`.
     """
 
-    def __init__(
-        self,
-        *,
-        asset: str,
-        repository: str,
-        tags: str = "*",
-        branch: str | None = None,
-        poll: float = 60.0,
-        conn_id: str | None = None,
-    ) -> None:
-        super().__init__(asset=asset, repository=repository, tags=tags, branch=branch, poll=poll, conn_id=conn_id)
-        Repository(uri=repository, tags=tags, branch=branch)
+    def __init__(self, *, asset: str, **kwargs: Any) -> None:
+        super().__init__(asset=asset, **kwargs)
+        if repository := self.kwargs["repository"]:
+            Repository(uri=repository)  # a mistake in it is told where the DAG is parsed
 
     def payload(self, news: list[str], complete: dict[str, str]) -> dict[str, Any]:
-        versions = {name: complete[name] for name in news[-NAMED:]}
-        return {"what": "versions", "repository": self.kwargs["repository"], "versions": versions}
+        found = {name: complete[name] for name in news[-NAMED:]}
+        return {"what": "versions", "repository": self.kwargs["repository"], "versions": found}
 
 
 def of_model(config: ModelConfig, *, labels: bool = False) -> dict[str, Any]:
@@ -343,17 +346,24 @@ def look_out(lookout: Lookout, aws_conn_id: str | None) -> dict[str, str]:
     return complete
 
 
-def data_repository(kwargs: dict[str, Any]) -> Repository:
-    """The data repository that a trigger's or a sensor's arguments name."""
-    return Repository(uri=located(kwargs["repository"]), tags=kwargs["tags"], branch=kwargs["branch"])
+def versions(kwargs: dict[str, Any]) -> dict[str, str]:
+    """One look at the data repository that a trigger's or a sensor's arguments name: revision by version. It blocks."""
+    uri, access = reached(kwargs["repository"], kwargs["conn_id"])
+    return Repository(uri=uri, tags=kwargs["tags"], branch=kwargs["branch"]).versions(access)
 
 
-def login(conn_id: str | None) -> tuple[str, str] | None:
-    """User and token of a connection; it blocks."""
-    if conn_id is None:
-        return None
-    connection = BaseHook.get_connection(conn_id)
-    return (connection.login or "", connection.password or "")
+def reached(repository: str | None, conn_id: str | None) -> tuple[str, DvcAccess]:
+    """A data repository and what lets us in; it blocks.
+
+    :raises ConfigError: if neither a repository is given nor a connection that names one.
+    """
+    access = git_access(conn_id)
+    if not (repository or access.repository):
+        raise ConfigError("no data repository is given, and the connection ([mlops] dvc_conn_id) names none: give one")
+    uri = located(repository or access.repository)
+    # The credentials of the deployment's own repository are nothing for another one.
+    foreign = conn_id is None and access.repository and located(access.repository) != uri
+    return uri, type(access)() if foreign else access
 
 
 async def _looked(look: Callable[[], dict[str, str]], where: str) -> Look:

@@ -6,17 +6,16 @@ the repository's comes to work on the worker.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
 
 from mlops_provider import modelcode
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, MlopsError, RequestError, Transient
+from mlops_provider.exceptions import ConfigError, DataError, MlopsError, RequestError
 from mlops_provider.modelcode import CodeRef
 from mlops_provider.sections import REF, Code
+from mlops_provider.steps.data import git
 from mlops_provider.steps.step import Job, step
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -25,17 +24,6 @@ _FILES, _BYTES, _PATIENCE = 2_000, 50 * 2**20, 300
 _CONFIG = ("-c", "fetch.fsckObjects=true", "-c", "protocol.version=2", "-c", "core.hooksPath=/dev/null")
 # What git says where asking again is of no use; LC_ALL=C keeps it from saying so in another language.
 _UNKNOWN = ("not our ref", "unadvertised object", "couldn't find remote ref")
-_DENIED = (
-    "authentication failed",
-    "could not read username",
-    "could not read password",
-    "terminal prompts disabled",
-    "permission denied",
-    "access denied",
-    "error: 401",
-    "error: 403",
-    "host key verification failed",
-)
 
 
 class ResolveArguments(Frozen):
@@ -189,21 +177,8 @@ def _git(folder: str | None, *arguments: str, input: bytes | None = None) -> byt
 
     :raises MlopsError: with what git said, if it fails (see `_error`).
     """
-    # What git takes from the environment is the worker's own; a prompt would wait for ever, and `ext::` runs commands.
-    strict = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh", "LC_ALL": "C"}
     place = [] if folder is None else ["--git-dir", folder]
-    try:
-        done = subprocess.run(
-            ["git", *_CONFIG, *place, *arguments],
-            env={**os.environ, **strict},
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Transient(f"git {arguments[0]} took longer than {_PATIENCE} s in the code repository") from error
+    done = git.run((*_CONFIG, *place, *arguments), "the code repository", given=input, timeout=_PATIENCE)
     if done.returncode:
         raise _error(arguments[0], done.stderr.decode(errors="replace"))
     return done.stdout
@@ -211,9 +186,10 @@ def _git(folder: str | None, *arguments: str, input: bytes | None = None) -> byt
 
 def _error(command: str, said: str) -> MlopsError:
     """What went wrong, from git's words: only what may pass by itself is tried again."""
-    text, low = f"git {command} failed in the code repository: {said.strip()[-500:]}", said.lower()
-    if any(word in low for word in _UNKNOWN):
-        return RequestError(f"{text}. Ask for a commit that is there: pushed, and not removed since.")
-    if any(word in low for word in _DENIED):
-        return AccessDenied(f"{text}. Give the worker's git a credential helper or a key for data.code.repository.")
-    return Transient(text)
+    if any(word in said.lower() for word in _UNKNOWN):
+        told = said.strip().rstrip(".")[-500:]
+        return RequestError(
+            f"git {command} failed for the code repository: {told}. Ask for a commit that is there: pushed, and not removed since."
+        )
+    advice = "Give the worker's git a credential helper or a key for data.code.repository."
+    return git.problem(command, said, "the code repository", advice)

@@ -1,8 +1,9 @@
 """Garbage collection: content of data versions that nothing needs any more is removed from the DVC remote.
 
 What is removed is worked out from this model's ledger and never from a listing of the remote, so that content of others is
-safe. A version stays if it is among the newest of its partition, if a registered model version or a planned training names it,
-if another model's ledger does, or a branch or tag in git. All of it must have been so for the length of the grace period.
+safe. A version stays if it is among the newest of its partition, if a registered model version names it (ours, or one that
+somebody made by hand in MLflow) or a planned training, if another model's ledger does, or a branch or tag in git. All of it
+must have been so for the length of the grace period.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from pydantic import Field
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConflictError
+from mlops_provider.steps import registry
 from mlops_provider.steps.data import versions
 from mlops_provider.steps.data.remote import Remote
 from mlops_provider.steps.data.repository import Refs, repository
 from mlops_provider.steps.data.versions import Known
 from mlops_provider.steps.records import Split
 from mlops_provider.steps.step import Job, step
+
+# The ledger learns of a version a little later than git.
+_SLACK = dt.timedelta(hours=1)
 
 log = logging.getLogger("mlops_provider")
 
@@ -112,6 +117,7 @@ def _needed(job: Job, every: tuple[Known, ...], refs: Refs, keep: int, before: d
     recent = {one.data.md5 for one in every if one.superseded is None or one.superseded > before}
     used = {one.data.md5 for one in every if one.used}
     needed = recent | used | _newest(every, keep) | _planned(job, before) | _of_other_models(job) | refs.named
+    needed |= _registered(job, every)
     own = {one.data.tag for one in every}
     foreign = {digits for tag, digits in refs.versions.items() if tag not in own}
     return needed | {one.data.md5 for one in every if one.data.md5[:12] in foreign}
@@ -135,6 +141,28 @@ def _planned(job: Job, before: dt.datetime) -> set[str]:
             split = Split.model_validate(job.storage.read_json(uri))
             found |= {data.md5 for data in (*split.fit, split.holdout)}
     return found
+
+
+def _registered(job: Job, every: tuple[Known, ...]) -> set[str]:
+    """What MLflow's versions of the model name by tag, md5 or place; with a commit, all that was accepted at its time."""
+    said = registry.said_of_versions(
+        job, {r.facts["version"]["fingerprint"] for r in job.ledger.records() if r.kind == "candidate"}
+    )
+    named = {one.data.md5 for one in every if any(word in said for word in _words(one.data.md5))}
+    return named.union(*(_in_force(every, one.accepted) for one in every if one.data.rev in said))
+
+
+def _words(md5: str) -> tuple[str, str]:
+    """How content is named: in tags of the repository and by its whole md5, or as a place in the remote."""
+    return md5[:12], f"{md5[:2]}/{md5[2:12]}"
+
+
+def _in_force(every: tuple[Known, ...], at: dt.datetime) -> set[str]:
+    return {
+        one.data.md5
+        for one in every
+        if one.accepted <= at + _SLACK and (one.superseded is None or one.superseded > at - _SLACK)
+    }
 
 
 def _of_other_models(job: Job) -> set[str]:

@@ -1,4 +1,7 @@
-"""Git as the data repository needs it: never a prompt, never a credential in a URL, a log or the environment."""
+"""The one place that runs git: never a prompt, never without end, and never a credential in a URL, a log or the environment.
+
+`run` is any git command in an environment of its own; `session` is git for the data repository, with its credentials.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +19,27 @@ from mlops_provider.deployment import DvcAccess
 from mlops_provider.exceptions import AccessDenied, ConfigError, ConflictError, Transient
 
 _TIMEOUT = 300
-_FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_ASKPASS", "SSH_ASKPASS")
+# What git, ssh and curl need of the worker's environment, and what says how they reach a server. What says where git works
+# (GIT_DIR and the like) and what would open a window to ask (DISPLAY, SSH_ASKPASS) is not among it, nor a secret that is not git's.
+_KEPT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "CURL_CA_BUNDLE"),
+    *("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_EXEC_PATH", "GIT_ASKPASS"),
+)
+_KEPT_FAMILIES = (
+    "GIT_CONFIG_",
+    "GIT_SSL_",
+    "GIT_HTTP_",
+    "GIT_PROXY_",
+    "GIT_AUTHOR_",
+    "GIT_COMMITTER_",
+    "XDG_",
+    "SSL_CERT_",
+    "KRB5",
+)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# `ext::` and other helpers run commands that a URL names.
+_PROTOCOLS = "file:git:http:https:ssh"
+_PATIENT_SSH = "-o BatchMode=yes -o ConnectTimeout=10"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The worker's own hooks, signatures and line ends are no business of the data repository.
 _ALWAYS = (
@@ -54,6 +78,66 @@ _LOST_RACE = (
 _ASKPASS = '#!/bin/sh\ncase "$1" in Username*) exec cat "${0%/*}/username";; *) exec cat "${0%/*}/password";; esac\n'
 
 
+def run(
+    arguments: tuple[str, ...],
+    where: str,
+    *,
+    folder: Path | None = None,
+    given: bytes | None = None,
+    extra: Mapping[str, str] | None = None,
+    timeout: int = _TIMEOUT,
+) -> subprocess.CompletedProcess[bytes]:
+    """Any git command; whether it did well is for the caller to see.
+
+    :param where: what it is about, for errors: "the data repository https://...".
+    :param extra: environment beyond what git gets in any case.
+    :raises Transient: if it takes too long.
+    :raises ConfigError: if there is no git.
+    """
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=environment(extra or {}),
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Transient(f"git {_command(arguments)}: {where} did not answer within {timeout} s") from error
+    except FileNotFoundError as error:
+        if error.filename != "git":
+            raise
+        raise ConfigError(f"git is not installed here, and {where} is reached with it: install git") from error
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Git's whole environment: it never asks, and sees nothing of the worker's that it does not need."""
+    kept = {name: value for name, value in os.environ.items() if _is_kept(name)}
+    found = {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _PROTOCOLS, "LC_ALL": "C", **extra}
+    if "GIT_SSH_COMMAND" in found or "GIT_SSH" not in found:
+        settings = tuple(sorted(item for item in kept.items() if item[0] in ("PATH", "HOME") or "CONFIG" in item[0]))
+        found["GIT_SSH_COMMAND"] = f"{found.get('GIT_SSH_COMMAND') or _ssh(settings)} {_PATIENT_SSH}"
+    return found
+
+
+def problem(command: str, said: str, where: str, advice: str) -> AccessDenied | ConflictError | Transient:
+    """What went wrong, from git's words.
+
+    :param advice: what to do if the repository does not let us in.
+    """
+    text, low = f"git {command} failed for {where}: {said.strip().rstrip('.')[-500:]}", said.lower()
+    if "hook declined" in low or "protected branch" in low:
+        return AccessDenied(f"{text}. Let this user push to the branch and its tags.")
+    if command == "push" and "no space left" not in low and any(word in low for word in _LOST_RACE):
+        return ConflictError(text)
+    if any(word in low for word in _DENIED):
+        return AccessDenied(f"{text}. {advice}")
+    return Transient(text)
+
+
 class Git:
     """Git in one folder, for one repository."""
 
@@ -61,55 +145,38 @@ class Git:
         self.url, self.work = url, work
         self._secrets = [s for s in (access.password, access.private_key) if s]
         self._settings = [part for setting in (*_ALWAYS, *_IDENTITY) for part in ("-c", setting)]
-        self._environ = {key: value for key, value in os.environ.items() if key not in _FOREIGN}
-        self._environ |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | self._credentials(folder, access)
+        self._extra = self._credentials(folder, access)
 
-    def __call__(self, *arguments: str, timeout: int = _TIMEOUT, given: str | None = None) -> str:
+    def __call__(self, *arguments: str, timeout: int = _TIMEOUT) -> str:
         """Output of a git command.
 
         :raises AccessDenied: if the repository does not let us in; `ConflictError` if another writer was first.
         :raises Transient: with what git said, if it fails otherwise.
         """
-        done = self.tried(*arguments, timeout=timeout, given=given)
+        done = self.tried(*arguments, timeout=timeout)
         if done.returncode:
             raise self.error(arguments[0], done.stderr)
         return done.stdout.strip()
 
-    def tried(
-        self, *arguments: str, timeout: int = _TIMEOUT, given: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def tried(self, *arguments: str, timeout: int = _TIMEOUT) -> subprocess.CompletedProcess[str]:
         """A git command that may fail.
 
         :raises Transient: if it takes too long.
         """
-        command = ["git", *self._settings, *arguments]
-        try:
-            return subprocess.run(
-                command,
-                cwd=self.work,
-                env=self._environ,
-                input=given,
-                stdin=subprocess.DEVNULL if given is None else None,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Transient(f"git {arguments[0]}: {self.url} did not answer within {timeout} s") from error
+        command = (*self._settings, *arguments)
+        done = run(command, self._where, folder=self.work, extra=self._extra, timeout=timeout)
+        told = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(command, done.returncode, *told)
 
     def error(self, command: str, said: str) -> AccessDenied | ConflictError | Transient:
-        """What went wrong, from git's words."""
+        """What went wrong, from git's words, with no secret in it."""
         for secret in self._secrets:
             said = said.replace(secret, "***")
-        text, low = f"git {command} failed for the data repository {self.url}: {said.strip()[-500:]}", said.lower()
-        if "hook declined" in low or "protected branch" in low:
-            return AccessDenied(f"{text}. Let this user push to the branch and its tags.")
-        if command == "push" and "no space left" not in low and any(word in low for word in _LOST_RACE):
-            return ConflictError(text)
-        if any(word in low for word in _DENIED):
-            return AccessDenied(f"{text}. Check the credentials in the connection [mlops] dvc_conn_id.")
-        return Transient(text)
+        return problem(command, said, self._where, "Check the credentials in the connection, [mlops] dvc_conn_id.")
+
+    @property
+    def _where(self) -> str:
+        return f"the data repository {self.url}"
 
     def _credentials(self, folder: Path, access: DvcAccess) -> dict[str, str]:
         """Environment that names files with the credentials in them; they live as long as the folder."""
@@ -127,8 +194,7 @@ class Git:
                 hosts = _private(folder / "known_hosts", access.known_hosts.strip() + "\n")
                 options += ["-o", f"UserKnownHostsFile='{hosts}'"]
             found["GIT_SSH_COMMAND"] = " ".join(["ssh", "-i", f"'{key}'", *options])
-        ssh = found.get("GIT_SSH_COMMAND") or self._environ.get("GIT_SSH_COMMAND") or "ssh"
-        return found | {"GIT_SSH_COMMAND": f"{ssh} -o BatchMode=yes -o ConnectTimeout=10"}
+        return found
 
 
 @contextmanager
@@ -148,7 +214,11 @@ def session(url: str, access: DvcAccess) -> Iterator[Git]:
 def checked(url: str, access: DvcAccess) -> str:
     """The URL as git is to get it; a local path becomes file://, so that a shallow clone of it is shallow."""
     parts = urlsplit(url) if "://" in url else None
-    if url.startswith("-") or (parts and parts.scheme not in ("file", "https", "http", "ssh", "git")):
+    if (
+        url.startswith("-")
+        or re.match(r"[\w.+-]*::", url)
+        or (parts and parts.scheme not in ("file", "https", "http", "ssh", "git"))
+    ):
         raise ConfigError(f"data repository {url!r}: expected a path, file://, https://, ssh:// or user@host:path")
     if parts and parts.password is not None:
         shown = url.replace(f":{parts.password}@", ":***@")
@@ -163,6 +233,34 @@ def checked(url: str, access: DvcAccess) -> str:
 def is_remote_shell(url: str) -> bool:
     """Whether it is git's short form for ssh, ``user@host:path``."""
     return re.match(r"[\w.-]+@[\w.-]+:(?!//)", url) is not None
+
+
+def _is_kept(name: str) -> bool:
+    return name in _KEPT or name.startswith(_KEPT_FAMILIES) or name.lower() in _PROXIES
+
+
+def _command(arguments: tuple[str, ...]) -> str:
+    """The word that says what git is to do, after the settings."""
+    rest = iter(arguments)
+    for word in rest:
+        if word in ("-c", "-C", "--git-dir"):
+            next(rest)
+        else:
+            return word
+    return ""
+
+
+@cache
+def _ssh(settings: tuple[tuple[str, str], ...]) -> str:
+    """The ssh of the worker's own git configuration, which the environment would otherwise outdo."""
+    command = ["git", "config", "--get", "core.sshCommand"]
+    try:
+        done = subprocess.run(
+            command, env=dict(settings), cwd="/", capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "ssh"
+    return done.stdout.strip() or "ssh"
 
 
 def _private(path: Path, text: str, mode: int = 0o600) -> Path:

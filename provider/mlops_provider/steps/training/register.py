@@ -150,7 +150,7 @@ def _log(job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArgumen
     with tempfile.TemporaryDirectory() as folder:
         _save(job, Path(folder, "model"), arguments.package)
         mlflow.log_artifacts(run_id, folder)
-    mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), "lineage.json")
+    mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), registry.LINEAGE)
     mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
 
 

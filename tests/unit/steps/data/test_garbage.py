@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mlops_provider.exceptions import AccessDenied, ConflictError, MlopsError
+from mlops_provider.exceptions import AccessDenied, ConfigError, ConflictError, MlopsError, Transient
 from mlops_provider.ledger import Draft
+from mlops_provider.steps import registry
 from mlops_provider.steps.data import garbage, snapshot, versions
 from mlops_provider.steps.data.garbage import Collected
 from mlops_provider.steps.data.repository import Repository
 from mlops_provider.steps.records import DataVersion
-from tests.support.tiny import DAYS, World, call
+from tests.support.tiny import DAYS, World, call, registry_of
 from tests.unit.steps.data.test_snapshot import changed, data_versions, git, stored, versioned
 
 DAY = DAYS[0]
@@ -118,6 +119,56 @@ def test_what_a_training_under_way_reads_stays(accepted: World, monkeypatch: pyt
     assert found[1].md5 in planned
     assert newer.md5 not in planned
     assert garbage._planned(accepted.job(), before + dt.timedelta(days=1)) == set()
+
+
+def by_hand(world: World, *, tags: dict[str, str] | None = None, params: dict[str, str] | None = None) -> None:
+    """A version that somebody registers by MLflow's own means."""
+    mlflow, name = registry_of(world), world.deployment.registered_name(world.job().config)
+    run = mlflow.create_run(mlflow.create_experiment("by hand", artifact_location=str(world.root / "by-hand")))
+    for key, value in (params or {}).items():
+        mlflow.log_param(run.info.run_id, key, value)
+    mlflow.create_registered_model(name)
+    mlflow.create_model_version(name, "file:///nowhere", run_id=run.info.run_id, tags=tags)
+
+
+@pytest.mark.parametrize(("named", "where"), [("tag", "tags"), ("md5", "params"), ("uri", "tags"), ("rev", "params")])
+def test_what_a_version_that_was_made_by_hand_names_stays(accepted: World, named: str, where: str) -> None:
+    found = revised(accepted, 2)
+    by_hand(accepted, **{where: {"data": getattr(found[0], named)}})
+    kept = there(accepted, found) if collect(accepted) else []
+    # Both were accepted within the hour in which git and the ledger may differ; a commit names all that was there.
+    assert kept == [True, named == "rev", True]
+
+
+def test_a_version_that_was_made_by_hand_names_data_by_its_lineage(registered: World) -> None:
+    """As MLflow copies it from another environment, whose ledger is not ours."""
+    mlflow = registry_of(registered)
+    name = registered.deployment.registered_name(registered.job().config)
+    (version,) = registered.versions()
+    used = data_versions(registered)[0]
+    changed(registered, used.partition)
+    versioned(registered, used.partition)
+    said = registry.said_of_versions(registered.job(), {version.fingerprint})
+    assert used.md5 not in said
+    mlflow.create_model_version(name, "file:///nowhere", run_id=version.run_id, tags={"mlops.fingerprint": "theirs"})
+    said = registry.said_of_versions(registered.job(), {version.fingerprint})
+    assert used.md5 in said
+
+
+def test_a_version_whose_run_was_purged_stops_nothing(accepted: World) -> None:
+    revised(accepted)
+    mlflow, name = registry_of(accepted), accepted.deployment.registered_name(accepted.job().config)
+    mlflow.create_registered_model(name)
+    mlflow.create_model_version(name, "file:///nowhere", run_id="0" * 32)
+    assert len(collect(accepted).garbage) == 1
+
+
+def test_without_an_answer_of_mlflow_nothing_is_deleted(accepted: World) -> None:
+    found = revised(accepted)
+    for uri, error in (("", ConfigError), ("http://127.0.0.1:9", Transient)):
+        with pytest.raises(error):
+            call(accepted.job(tracking_uri=uri), "collect_garbage", keep=1, delete=True)
+    assert there(accepted, found) == [True, True]
 
 
 def test_what_was_superseded_just_now_stays(accepted: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from mlops_provider.exceptions import (
 )
 from mlops_provider.steps.data import git as git_module
 from mlops_provider.steps.data import repository as repository_module
-from mlops_provider.steps.data.git import Git, checked, is_remote_shell, session
+from mlops_provider.steps.data.git import Git, checked, environment, is_remote_shell, session
 from mlops_provider.steps.data.remote import Pointer, Remote
 from mlops_provider.steps.data.repository import Repository, parsed
 
@@ -263,12 +263,8 @@ def test_a_store_that_does_not_tell_times_takes_versions(place: Place, monkeypat
     "url", ["s3://bucket/repository.git", "ext::sh -c id", "-oProxyCommand=id", "--upload-pack=id", "ftp://host/x"]
 )
 def test_what_git_must_not_be_given_is_refused(url: str) -> None:
-    if "://" in url or url.startswith("-"):
-        with pytest.raises(ConfigError, match="expected a path"):
-            checked(url, DvcAccess())
-    else:
-        with pytest.raises((AccessDenied, Transient)):
-            Repository(url, Remote("/nowhere", {}), DvcAccess()).probe()
+    with pytest.raises(ConfigError, match="expected a path"):
+        checked(url, DvcAccess())
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
@@ -299,11 +295,12 @@ def test_credentials_are_private_files_and_gone_afterwards() -> None:
         folder = git.work.parent / "git"
         modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
         assert modes == {"username": 0o600, "password": 0o600, "askpass": 0o700, "key": 0o600, "known_hosts": 0o600}
-        assert not any("hush" in value or "KEY" in value for value in git._environ.values())
+        environ = environment(git._extra)
+        assert not any("hush" in value or "KEY" in value for value in environ.values())
         for question, answer in (("Username for 'https://x':", "ann"), ("Password for 'https://x':", "hush")):
-            said = subprocess.run([git._environ["GIT_ASKPASS"], question], capture_output=True, text=True, check=True)
+            said = subprocess.run([environ["GIT_ASKPASS"], question], capture_output=True, text=True, check=True)
             assert said.stdout == answer
-        ssh = git._environ["GIT_SSH_COMMAND"]
+        ssh = environ["GIT_SSH_COMMAND"]
         assert "StrictHostKeyChecking=yes" in ssh
         assert "BatchMode=yes" in ssh
     assert not folder.exists()
@@ -325,10 +322,44 @@ def test_git_that_does_not_answer_is_worth_a_retry(place: Place, monkeypatch: py
         place.repository.probe()
 
 
-def test_git_never_asks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_DIR", str(place.bare))
+def test_git_never_asks_and_gets_nothing_of_the_workers_that_it_does_not_need(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "GIT_DIR": str(place.bare),
+        "AIRFLOW__CORE__FERNET_KEY": "hush",
+        "AWS_SECRET_ACCESS_KEY": "hush",
+        "DISPLAY": ":0",
+    }
+    for name, value in {**given, "https_proxy": "http://proxy", "GIT_CONFIG_COUNT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    seen = dict(line.split("=", 1) for line in _environment_of_git(place).splitlines())
+    assert set(given).isdisjoint(seen)
+    assert (seen["GIT_TERMINAL_PROMPT"], seen["https_proxy"], seen["GIT_CONFIG_COUNT"]) == ("0", "http://proxy", "0")
+    assert "BatchMode=yes" in seen["GIT_SSH_COMMAND"]
+
+
+def _environment_of_git(place: Place) -> str:
+    """What a program sees that git starts."""
     with session(str(place.bare), DvcAccess()) as git:
-        assert (git._environ["GIT_TERMINAL_PROMPT"], "GIT_DIR" in git._environ) == ("0", False)
+        return git("-c", "alias.seen=!env", "seen")
+
+
+def test_the_ssh_of_the_workers_own_git_configuration_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("[core]\n\tsshCommand = ssh -F /etc/mine\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    assert environment({})["GIT_SSH_COMMAND"].startswith("ssh -F /etc/mine -o BatchMode=yes")
+    monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -v")
+    assert environment({})["GIT_SSH_COMMAND"].startswith("ssh -v -o BatchMode=yes")
+    monkeypatch.delenv("GIT_SSH_COMMAND")
+    monkeypatch.setenv("GIT_SSH", "/opt/plink")
+    assert "GIT_SSH_COMMAND" not in environment({})
+
+
+def test_without_git_it_is_said_what_is_missing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="git is not installed here, and the data repository .* is reached with it"):
+        place.repository.probe()
 
 
 # The other way round: what plain dvc and git write
