@@ -62,14 +62,11 @@ def _bounds(kind: str, kwargs: dict[str, Any]) -> str:
         return "lacks min_value and max_value"
     floor, ceiling = _NATURAL.get(kind, (-math.inf, math.inf))
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
-    # Upside down, what is above the ceiling is below the floor.
-    below = _is_no_bound(low, floor, kwargs.get("strict_min"))
-    above = _is_no_bound(-high if _is_number(high) else high, -ceiling, kwargs.get("strict_max"))
+    below = low is None or (_is_number(low) and (low < floor or (low == floor and not kwargs.get("strict_min"))))
+    above = high is None or (
+        _is_number(high) and (high > ceiling or (high == ceiling and not kwargs.get("strict_max")))
+    )
     return f"has bounds that nothing crosses: {low} and {high}" if below and above else ""
-
-
-def _is_no_bound(low: Any, floor: float, strict: Any) -> bool:
-    return low is None or (_is_number(low) and (low < floor or (low == floor and not strict)))
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mlops_provider.exceptions import ConflictError
 from mlops_provider.ledger import Draft
 from mlops_provider.steps import plan
 from mlops_provider.steps.data.features import load
@@ -112,6 +113,21 @@ def test_other_accepted_rows_are_another_decision(delivered: World) -> None:
     assert len(delivered.records("data")) == 3
     call(job, "snapshot", **given | {"accepted": None})
     assert len(delivered.records("data")) == 4
+
+
+def test_accepted_rows_that_are_gone_are_written_anew_when_the_partition_is_judged_again(delivered: World) -> None:
+    job = guarded(delivered, raw=[UNIQUE])
+    repeat(delivered, DAYS[0])
+    delivered.loops(job).ci()
+    before = past_of(job, DAYS[1])
+    (accepted,) = (delivered.artifacts / "accepted" / "tiny" / DAYS[0]).iterdir()
+    accepted.unlink()
+    with pytest.raises(ConflictError, match="an earlier partition.*accepted/tiny"):
+        past_of(job, DAYS[1])
+    (work,) = plan.ci(job, partition=DAYS[0])
+    delivered.loops(job)._judge(work)
+    pd.testing.assert_frame_equal(past_of(job, DAYS[1]), before)
+    assert len(delivered.records("data")) == 3
 
 
 def compared_by(world: World, job: Job) -> Evaluation:
