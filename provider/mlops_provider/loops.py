@@ -123,9 +123,11 @@ class Loops:
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
         features.verdict.require()
         table = features.accepted or built.table
-        history = self._run("compare_history", work.partition, work=work, table=built.table)
+        accepted = {"work": work, "accepted": raw.accepted}
+        history = self._run("compare_history", work.partition, **accepted, table=built.table)
         verdicts = (raw.verdict, features.verdict, history.verdict)
-        self._run("snapshot", work.partition, work=work, table=table, verdicts=verdicts)
+        aside = features.quarantined
+        self._run("snapshot", work.partition, **accepted, table=table, verdicts=verdicts, quarantined=aside)
 
     def _run(self, name: str, label: str, **arguments: Any) -> Any:
         step = find(name)

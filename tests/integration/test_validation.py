@@ -94,5 +94,18 @@ def test_ci_versions_what_is_left(tiny: House) -> None:
     assert run.state == "success", run.said()
     (record,) = tiny.ledger("tiny")
     assert record.facts["data"]["rows"] == 1180
+    assert (record.facts["work"]["accepted"]["rows"], record.facts["work"]["quarantined"]) == (1180, None)
     (aside,) = (tiny.artifacts / "quarantine" / "tiny" / DAYS[0]).iterdir()
     assert set(pd.read_parquet(aside)["reason"]) == {"column_values_to_be_between (a)"}
+
+
+def test_ci_records_which_rows_of_the_feature_table_were_put_aside(tiny: House) -> None:
+    suite = tiny.include / "models" / "tiny" / "expectations" / "features.json"
+    small = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "a", "max_value": 2}}
+    suite.write_text(json.dumps({"name": "features", "expectations": [small]}))
+    run = tiny.run("tiny", "ci", partition=DAYS[0])
+    assert run.state == "success", run.said()
+    (record,) = tiny.ledger("tiny")
+    aside = record.facts["work"]["quarantined"]["rows"]
+    assert (record.facts["data"]["rows"], record.facts["work"]["accepted"]) == (1200 - aside, None)
+    assert aside > 0

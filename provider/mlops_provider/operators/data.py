@@ -160,7 +160,8 @@ class CompareHistoryOperator(_JudgingOperator):
         self.built = built
 
     def run(self, context: Context) -> Any:
-        return self.judge(context, "compare_history", {"table": self.whole(self.built)["table"]})
+        built = self.whole(self.built)
+        return self.judge(context, "compare_history", {"table": built["table"], "accepted": built.get("built_from")})
 
     def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         # Named by content: the ledger moves on under equal arguments, and what an earlier run handed over must stay.
@@ -186,10 +187,15 @@ class SnapshotDataOperator(_JudgingOperator):
         from mlops_provider.steps.step import unpacked
 
         validated = unpacked(self.validated, deployment(context).storage)
-        verdicts = [result["verdict"] for result in validated]
-        accepted = [result["accepted"] for result in validated if result.get("suite") == "features"]
-        table = next(filter(None, accepted), self.whole(self.built)["table"])
-        result = self.judge(context, "snapshot", {"table": table, "verdicts": verdicts})
+        built = self.whole(self.built)
+        features: dict[str, Any] = next((result for result in validated if result.get("suite") == "features"), {})
+        given = {
+            "table": features.get("accepted") or built["table"],
+            "verdicts": [result["verdict"] for result in validated],
+            "accepted": built.get("built_from"),
+            "quarantined": features.get("quarantined"),
+        }
+        result = self.judge(context, "snapshot", given)
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
         return result
 

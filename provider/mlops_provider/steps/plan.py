@@ -151,7 +151,7 @@ class State:
         first = min(past.since(data, partition) for data in asking)
         near = [n for n in self.labelled if n < partition and self._until(n) > first]
         works = [work for n in near if not (work := self.work(n)).problem and not self.refused(work)]
-        files = [past.PastPartition(partition=w.partition, inputs=w.inputs, labels=w.labels) for w in works]
+        files = [past.delivered(work, self.verdict_on(work)) for work in works]
         return {PAST: past.save(self.job, past.PastList(since=first, partitions=tuple(files)))}
 
     def _until(self, partition: str) -> dt.datetime:
@@ -163,8 +163,12 @@ class State:
 
     def judged(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was accepted or refused."""
+        return self.verdict_on(work) is not None
+
+    def verdict_on(self, work: DataWork) -> Record | None:
+        """The record that accepted or refused the partition as it lies there now; None if it was not judged yet."""
         record = last(self.records, "data", partition=work.partition)
-        return record is not None and record.facts["identity"] == work.identity
+        return record if record is not None and record.facts["identity"] == work.identity else None
 
     def settled(self, partition: str) -> bool:
         """Whether all that a labelled partition leads to has been decided, up to the release of its candidate."""

@@ -13,6 +13,9 @@ class DataWork(Frozen):
     """A partition whose inputs and labels have arrived, as they lay there when the work was planned.
 
     :param problem: why the partition cannot be worked on, for instance a file that is missing; empty if it can.
+    :param accepted: once it was judged: the inputs without the rows that validation put into quarantine; None if all
+        of them were accepted, and in records of old.
+    :param quarantined: the rows of the feature table that validation put into quarantine, likewise.
     """
 
     partition: str
@@ -20,6 +23,8 @@ class DataWork(Frozen):
     labels: Artifact | None = None
     history: dict[str, Artifact] = {}
     problem: str = ""
+    accepted: Artifact | None = None
+    quarantined: Artifact | None = None
 
     @property
     def identity(self) -> str:

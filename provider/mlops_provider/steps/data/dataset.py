@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,8 +152,14 @@ def _reading(uri: str, read: Any) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "CSV" if _is_csv(uri) else "parquet"
-        told = str(error).partition(": invalid value")[0]  # which may be anybody's
-        raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {told}") from error
+        told = _unquoted(str(error)) if kind == "CSV" else str(error)
+        # Not `from error`: whoever prints the cause would show what was cut away.
+        raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {told}") from None
+
+
+def _unquoted(told: str) -> str:
+    """Arrow's complaint about a CSV file up to where it quotes a value or a row, which may tell who a person is."""
+    return re.split(r": invalid value|'", re.sub(r"(, got \d+): .*", r"\1", told, flags=re.DOTALL), maxsplit=1)[0]
 
 
 def _schema(file: BinaryIO, part: Part) -> pa.Schema:

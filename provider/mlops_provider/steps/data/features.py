@@ -37,10 +37,12 @@ class FeaturesResult(Frozen):
     """The labelled feature table: key, event time, the features as float64, and the label (null where there is none).
 
     :param verdict: what was found of the features function on this partition.
+    :param built_from: the accepted inputs, where others had been put into quarantine.
     """
 
     partition: str
     table: Artifact
+    built_from: Artifact | None = None
     labelled: int
     positives: int
     verdict: Verdict
@@ -82,6 +84,7 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     return FeaturesResult(
         partition=work.partition,
         table=tables.write_frame(job.storage, job.under("features", work.partition), frame),
+        built_from=arguments.accepted,
         labelled=len(labelled),
         positives=int(labelled.sum()),
         verdict=verdict,

@@ -50,11 +50,14 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
     return found
 
 
-def results(stored: Any, frame: Any) -> list[Any]:
-    """What Great Expectations itself says of a frame."""
+def results(stored: Any, frame: Any, *, result_format: str = "COMPLETE") -> list[Any]:
+    """What Great Expectations itself says of a frame.
+
+    :param result_format: one of the library's own; ``COMPLETE`` names the rows.
+    """
     asset = quiet_context().data_sources.add_pandas("pandas").add_dataframe_asset("table")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    return list(batch.validate(stored, result_format="COMPLETE").results)
+    return list(batch.validate(stored, result_format=result_format).results)
 
 
 def quiet_context() -> Any:

@@ -35,10 +35,14 @@ _ALLOW = "then set data.changes.duplicates: allow"
 
 
 class HistoryArguments(Frozen):
-    """The partition and its feature table."""
+    """The partition and its feature table.
+
+    :param accepted: the inputs without the rows that validation put into quarantine; all inputs if it is not given.
+    """
 
     work: DataWork
     table: Artifact
+    accepted: Artifact | None = None
 
 
 class HistoryResult(Frozen):
@@ -58,7 +62,8 @@ def compare_history(job: Job, arguments: HistoryArguments) -> HistoryResult:
     :raises DataError: if a table of the partition cannot be read.
     :raises IntegrityError: if what was kept of an accepted partition is gone or damaged.
     """
-    work, table, records = arguments.work, arguments.table, job.ledger.records()
+    work, table = arguments.work.model_copy(update={"accepted": arguments.accepted}), arguments.table
+    records = job.ledger.records()
     mine = profile(job, ProfileArguments(work=work, table=table)).profile
     compared = against_history(job, work, mine, records)
     checks = (*compared.checks, _event_times(job, work), *leakage(job, table))
@@ -225,9 +230,10 @@ def _their_hashes(job: Job, record: Record) -> Hashes:
 
 
 def _shared(job: Job, work: DataWork, record: Record, alike: Hashes) -> list[str]:
-    """The keys behind equal hashes that are equal indeed, sorted."""
-    assert work.inputs is not None
-    mine = [batch.column(0) for batch in batches(job.storage, work.inputs, (job.config.data.key,))]
+    """The keys behind equal hashes that are equal indeed, sorted. Rows in quarantine have none."""
+    inputs = work.accepted or work.inputs
+    assert inputs is not None
+    mine = [batch.column(0) for batch in batches(job.storage, inputs, (job.config.data.key,))]
     theirs = set(_text(_their_keys(job, record), alike))
     return sorted({key for keys in mine for key in _text(keys, alike)} & theirs)
 
@@ -253,9 +259,10 @@ def _event_times(job: Job, work: DataWork) -> Check:
     """Whether the event times lie in the partition, with the slack that a local calendar needs."""
     data, name = job.config.data, "event_times_in_partition"
     first, last = start(work.partition, data.partition), start(shift(work.partition, data.partition, 1), data.partition)
-    assert work.inputs is not None
+    inputs = work.accepted or work.inputs
+    assert inputs is not None
     rows = early_or_late = beyond = 0
-    for batch in batches(job.storage, work.inputs, (data.event_time,)):
+    for batch in batches(job.storage, inputs, (data.event_time,)):
         times = batch.column(0)
         if not (pa.types.is_timestamp(times.type) and times.type.tz):
             told = f"expected a timestamp with a time zone, found {times.type}"

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConfigError, ConflictError, DataError, IntegrityError
+from mlops_provider.ledger import Record
 from mlops_provider.partitions import SLACK, parse_duration, start
 from mlops_provider.sections import KNOWN_AT, Data
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.rows import LABEL, event_times, labels
+from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Artifact, digest
 
@@ -24,11 +26,16 @@ if TYPE_CHECKING:
 
 
 class PastPartition(Frozen):
-    """The files of an earlier partition, as they lay there when the work was planned."""
+    """The files of an earlier partition, as they lay there when the work was planned.
+
+    :param inputs: without the rows that validation put into quarantine, if the partition had been judged by then.
+    :param quarantined: rows that were left out later, of the feature table: what has their keys is left out here, too.
+    """
 
     partition: str
     inputs: Artifact
     labels: Artifact
+    quarantined: Artifact | None = None
 
 
 class PastList(Frozen):
@@ -43,6 +50,18 @@ def since(data: Data, partition: str) -> dt.datetime:
     assert data.past is not None
     reach = (data.lead, data.past.window, data.label.delay)
     return start(partition, data.partition) - SLACK - sum(map(parse_duration, reach), dt.timedelta())
+
+
+def delivered(work: DataWork, record: Record | None) -> PastPartition:
+    """The files of a partition whose inputs and labels are there.
+
+    :param record: the one that accepted the partition as it lies there now; None before it was judged.
+    """
+    known = DataWork.model_validate(record.facts["work"]) if record else work
+    inputs, told = known.accepted or work.inputs, work.labels
+    assert inputs is not None
+    assert told is not None
+    return PastPartition(partition=work.partition, inputs=inputs, labels=told, quarantined=known.quarantined)
 
 
 def save(job: Job, listed: PastList) -> Artifact:
@@ -79,10 +98,13 @@ def read(job: Job, partition: str, artifact: Artifact, rows: pd.DataFrame) -> pd
 
 
 def _outcomes(job: Job, files: PastPartition, first: dt.datetime) -> pd.DataFrame:
-    rows = tables.frame(job.storage, files.inputs, job.config.data.columns)
-    rows[LABEL] = labels(job, files.labels, rows[job.config.data.key])
+    data = job.config.data
+    rows = tables.frame(job.storage, files.inputs, data.columns)
+    if files.quarantined is not None:
+        rows = rows[~rows[data.key].isin(tables.frame(job.storage, files.quarantined, [data.key])[data.key])]
+    rows = rows.assign(**{LABEL: labels(job, files.labels, rows[data.key])})
     found = _known(job, rows, files.inputs.uri)
-    return found[found[LABEL].notna() & (found[job.config.data.event_time] >= first)]
+    return found[found[LABEL].notna() & (found[data.event_time] >= first)]
 
 
 def _known(job: Job, rows: pd.DataFrame, uri: str) -> pd.DataFrame:

@@ -24,11 +24,17 @@ from mlops_provider.storage import Artifact, digest
 
 
 class SnapshotArguments(Frozen):
-    """The partition, its feature table, and the verdicts that let it in."""
+    """The partition, its feature table, and the verdicts that let it in.
+
+    :param accepted: the inputs without the rows that validation put into quarantine; None if all of them are accepted.
+    :param quarantined: the rows of the feature table that validation put into quarantine; None if there are none.
+    """
 
     work: DataWork
     table: Artifact
     verdicts: tuple[Verdict, ...]
+    accepted: Artifact | None = None
+    quarantined: Artifact | None = None
 
 
 class SnapshotResult(Frozen):
@@ -64,7 +70,9 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
     :raises AccessDenied: if the repository or the remote does not let us in, which is found out before anything is read.
     :raises Transient: if the repository or the remote cannot be reached, or a disk is full.
     """
-    work = arguments.work
+    # Whoever reads the inputs of this partition later must not see rows that no model was allowed to see.
+    aside = {"accepted": arguments.accepted, "quarantined": arguments.quarantined}
+    work = arguments.work.model_copy(update=aside)
     verdict = merge(f"{job.config.name} {work.partition} data", arguments.verdicts).require()
     version = _versioned(job, work.partition, arguments.table)
     profiled = profile(job, ProfileArguments(work=work, table=arguments.table))
@@ -115,8 +123,9 @@ def _same(draft: Draft) -> Any:
 
 def _identity(said: Draft | Record) -> Any:
     """What makes two versions one; records of old tell less about them."""
-    data = said.facts.get("data") or {}
-    return [data.get(key) for key in ("rev", "tag", "md5")]
+    data, work = said.facts.get("data") or {}, said.facts.get("work") or {}
+    aside = [(work.get(key) or {}).get("hash") for key in ("accepted", "quarantined")]
+    return [data.get(key) for key in ("rev", "tag", "md5")] + aside
 
 
 def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> Any:

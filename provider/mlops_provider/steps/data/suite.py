@@ -14,20 +14,11 @@ from typing import Any
 import yaml
 
 from mlops_provider.exceptions import ConfigError
+from mlops_provider.steps.data.limits import accepts_anything
 
 _SEVERITIES = ("critical", "warning", "info")
 _KEYS = {"type", "kwargs", "meta", "severity", "id", "notes", "description", "rendered_content"}
 _COLUMNS = ("column", "column_A", "column_B")
-# Great Expectations lets these pass if they say nothing about what they expect.
-_LIMITS = {
-    "expect_column_values_to_match_regex": "regex",
-    "expect_column_values_to_not_match_regex": "regex",
-    "expect_column_values_to_be_in_type_list": "type_list",
-    "expect_column_values_to_not_be_in_set": "value_set",
-    "expect_column_distinct_values_to_contain_set": "value_set",
-    "expect_table_columns_to_match_ordered_list": "column_list",
-    "expect_table_columns_to_match_set": "column_set",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +115,6 @@ def _expectation(place: int, item: Any, where: str) -> Expectation:
     if severity not in _SEVERITIES:
         raise ConfigError(f"{at} ({item['type']}): severity {severity!r}, expected one of {', '.join(_SEVERITIES)}")
     given = {k: v for k, v in kwargs.items() if v is not None}
-    if given.get("mostly") == 0:
-        raise ConfigError(f"{at} ({item['type']}) has mostly 0: it would accept anything")
-    wanted = _limits(item["type"])
-    if wanted and all(given.get(key) in (None, [], "") for key in wanted):
-        raise ConfigError(f"{at} ({item['type']}) lacks {' and '.join(wanted)}: it would accept anything")
+    if amiss := accepts_anything(item["type"], given):
+        raise ConfigError(f"{at} ({item['type']}) {amiss}: it would accept anything")
     return Expectation(place, item["type"], given, severity)
-
-
-def _limits(kind: str) -> tuple[str, ...]:
-    """The arguments of which it must have one."""
-    if kind.endswith("_to_be_between") and kind != "expect_column_quantile_values_to_be_between":
-        return ("min_value", "max_value")
-    return (_LIMITS[kind],) if kind in _LIMITS else ()

@@ -126,10 +126,12 @@ def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) 
     if own.model.code_hash == job.model.code_hash and _shaping(own) == _shaping(job):
         return _scores(own, champion.package, rows)
     work = split.holdout_work
-    if work.inputs is None:
+    # What the candidate's features were built from: a window must not hold rows that were put into quarantine.
+    inputs = work.accepted or work.inputs
+    if inputs is None:
         raise AssertionError("an accepted partition has inputs")
     key = job.config.data.key
-    built = build(own, work.partition, work.inputs, work.history).set_index(key).loc[rows[key]]
+    built = build(own, work.partition, inputs, work.history).set_index(key).loc[rows[key]]
     return _scores(own, champion.package, built)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,42 @@ def test_a_recorded_file_is_verified_and_stays_the_one_that_was_verified(tmp_pat
     assert pa.Table.from_batches(dataset.batches()).to_pydict() == ROWS
     with pytest.raises(IntegrityError, match="has changed"):
         list(Dataset.of(Storage(), artifact).batches())
+
+
+PERSON = "Jane Doe 1970-01-01"
+LATE = 5 << 20  # types follow from the first 4 MiB
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ("1,2\n", f"3,{PERSON}\n", "CSV conversion error to int64"),
+        ("1,2\n", f"3,4,{PERSON}\n", "Expected 2 columns, got 3"),
+        ("1,2\n", f"3,{',' * 2000}{PERSON}\n", "Expected 2 columns, got 2002"),
+        ("1,2013-01-01 00:00:00\n", "3,1970-01-01T00:00:00Z\n", "CSV conversion error to timestamp"),
+        ("1,2013-01-01T00:00:00Z\n", "3,1970-01-01 00:00:00\n", "CSV conversion error to timestamp"),
+        ("1,true\n", f"3,{PERSON}\n", "CSV conversion error to bool"),
+    ],
+)
+def test_what_stands_in_a_csv_file_is_in_no_error(tmp_path: Path, first: str, then: str, said: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,x\n" + first * (LATE // len(first)) + then)
+    with pytest.raises(DataError, match=rf"x\.csv is no readable CSV file.*{said}") as caught:
+        read(path)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "Jane" not in shown
+    assert "1970" not in shown
+
+
+@pytest.mark.parametrize(("others", "expected"), [(["1", "2"], [1, 2]), (["a", "1"], ["1", "a"])])
+def test_hives_default_partition_is_null(tmp_path: Path, others: list[str], expected: list[Any]) -> None:
+    for number, value in enumerate([*others, "__HIVE_DEFAULT_PARTITION__"]):
+        write(tmp_path / "d" / f"k={value}" / "x.parquet", {"id": [number]})
+    assert sorted(filter(None, read(tmp_path / "d")["k"])) == expected
+    assert read(tmp_path / "d", ["k"])["k"].count(None) == 1
+
+
+def test_hives_default_partition_alone_is_a_column_of_nulls(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "k=__HIVE_DEFAULT_PARTITION__" / "x.parquet", {"id": [1, 2]})
+    assert read(tmp_path / "d") == {"id": [1, 2], "k": [None, None]}
+    assert Dataset(Storage(), str(tmp_path / "d")).schema.field("k").type == pa.string()
