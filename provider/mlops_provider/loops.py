@@ -41,8 +41,12 @@ class Loops:
             try:
                 self._run("score", work.partition, work=work)
                 done += 1
-            except (DataError, ConflictError) as error:
+            except ConflictError as error:
                 log.error("%s: not scored: %s", work.partition, error)
+            except (ConfigError, DataError) as error:
+                done += 1
+                log.error("%s: not scored: %s", work.partition, error)
+                self._run("refuse_scoring", work.partition, work=work, reason=str(error))
         return bool(done)
 
     def ci(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.loops import replay
+from mlops_provider.steps import plan
 from mlops_provider.steps.data.code_tests import verdict_of
 from mlops_provider.steps.plan import State
 from mlops_provider.steps.records import Judged
@@ -101,6 +103,7 @@ def test_a_drained_model_owes_nothing(lapped: World) -> None:
 
 _NOT_IN_A_LAP = {
     "refuse_data",
+    "refuse_scoring",
     "rollback",
     "checkout",
     "collect_garbage",
@@ -150,6 +153,41 @@ def test_a_refused_day_is_recorded_and_the_others_go_on(champion: World) -> None
     assert refused.partition == DAYS[3]
     assert "values_to_be_between (a)" in refused.reason
     assert DAYS[4] in state.scored
+
+
+def test_a_day_that_the_champion_cannot_score_holds_up_nobody(champion: World) -> None:
+    """Quarantine takes the rows of a repeated key away, and what is left is good data; scoring has no use for such inputs."""
+    champion.configure(data={"validation": {"mode": "quarantine"}})
+    suite = {"name": "raw", "expectations": [{"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}}]}
+    (champion.model / "expectations" / "raw.json").write_text(json.dumps(suite))
+    champion.deliver(*DAYS[3:])
+    champion.rewrite(DAYS[3], "inputs", lambda frame: frame.assign(id=frame["id"].mask(frame.index < 2, "twice")))
+    job = champion.job()
+    champion.loops(job).drain()
+    state = State(job)
+    (record,) = [r for r in state.records if r.kind == "unscored"]
+    assert (record.partition, record.version) == (DAYS[3], 1)
+    assert "not unique" in record.reason
+    assert {DAYS[3], DAYS[4]} <= set(state.accepted)
+    assert state.scored == [DAYS[4]]
+    assert all(state.settled(day) for day in DAYS)
+    champion.loops(job).drain()
+    assert State(job).records == state.records
+
+
+def test_a_day_that_could_not_be_scored_is_scored_once_it_is_delivered_anew(champion: World) -> None:
+    champion.deliver(DAYS[3], what=("inputs",))
+    content = champion.file(DAYS[3], "inputs").read_bytes()
+    champion.rewrite(DAYS[3], "inputs", lambda frame: frame.drop(columns="a"))
+    job = champion.job()
+    champion.loops(job).score()
+    assert not champion.loops(job).score()
+    assert not State(job).scored
+    (asked,) = plan.score(job, partition=DAYS[3])
+    assert asked.partition == DAYS[3], "a person may have it tried again"
+    champion.file(DAYS[3], "inputs").write_bytes(content)
+    champion.loops(job).score()
+    assert State(job).scored == [DAYS[3]]
 
 
 def test_a_torn_day_is_recorded_and_the_others_go_on(champion: World) -> None:

@@ -31,7 +31,7 @@ from mlops_provider.steps.records import (
     Split,
     SplitRef,
 )
-from mlops_provider.steps.scoring.predictions import folder, manifest
+from mlops_provider.steps.scoring.predictions import folder, manifest, unscored
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.split import save_split
 from mlops_provider.storage import Artifact
@@ -208,6 +208,19 @@ class State:
         """Whether the champion may score it: it has seen only earlier data."""
         return self.champion is not None and self.champion.seen_until < partition
 
+    def unscored(self, partition: str) -> bool:
+        """Whether the champion was found unable to score the partition as it lies there now."""
+        if self.champion is None or last(self.records, "unscored", partition=partition) is None:
+            return False
+        with suppress(DataError):
+            inputs = self._describe(self.data.source, partition)
+            return unscored(self.records, partition, self.champion.version, inputs) is not None
+        return False
+
+    def awaited(self, partition: str) -> bool:
+        """Whether there will be predictions of the partition that are not there yet."""
+        return self.scorable(partition) and partition not in self.scored and not self.unscored(partition)
+
     def _describe(self, source: str, partition: str) -> Artifact:
         return self.job.storage.describe(self.job.deployment.source(source, partition))
 
@@ -262,7 +275,7 @@ def score(job: Job, *, partition: str | None = None) -> list[ScoreWork]:
             )
     due = [n for n in state.inputs if n not in state.scored and state.scorable(n) and partition in (None, n)]
     if partition is None:
-        due = [name for name in due if _complete(state, name)]
+        due = [name for name in due if not state.unscored(name) and _complete(state, name)]
         due = _in_turn(state, due) if job.config.scoring.order == "wait" else due
     return [_score_work(state, name) for name in due]
 
@@ -272,7 +285,7 @@ def cm(job: Job) -> MonitorWork | None:
     state = State(job)
     fresh = [found for name in state.scored if not drift_done(job, name) and (found := manifest(job, name))]
     due = next((name for name in state.accepted if name > state.decided), None)
-    if due is None or state.waits_for(due) or (state.scorable(due) and due not in state.scored):
+    if due is None or state.waits_for(due) or state.awaited(due):
         return MonitorWork(drift=tuple(fresh)) if fresh else None
     found = manifest(job, due)
     return MonitorWork(drift=tuple(fresh), decide=due, quality=found, data=state.accepted[due])

@@ -56,6 +56,7 @@ STEPS = {
     "promote": "release.promote",
     "rollback": "release.promote",
     "score": "scoring.score",
+    "refuse_scoring": "scoring.score",
     "drift": "monitoring.drift",
     "quality": "monitoring.quality",
     "decide": "monitoring.decide",

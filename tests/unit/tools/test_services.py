@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     os.setpgid(0, 0)  # as Airflow's task processes do
-print(os.getpid(), flush=True)
+os.write(1, b'%d%c' % (os.getpid(), 10))
 time.sleep(60)
 """
 
@@ -222,7 +222,7 @@ def test_a_stubborn_server_and_its_child_are_killed(launch: Callable[..., Server
 
 
 def test_a_child_that_outlives_its_server_is_killed_too(launch: Callable[..., Server]) -> None:
-    server = launch("import os, time\nif os.fork() == 0:\n  print(os.getpid(), flush=True); time.sleep(60)")
+    server = launch("import os, time\nif os.fork() == 0:\n  os.write(1, b'%d%c' % (os.getpid(), 10)); time.sleep(60)")
     child = int(said_lines(server, 1)[0])
     server.popen.wait(10)
     assert look(child) is not None
@@ -259,7 +259,9 @@ def test_leftovers_are_recognised_and_ended(launch: Callable[..., Server], home:
 
 
 def test_leftovers_are_found_by_their_marker_alone(launch: Callable[..., Server], home: Path) -> None:
-    server = launch("import os, time\nif os.fork() == 0: os.setsid()\nprint(os.getpid(), flush=True); time.sleep(60)")
+    server = launch(
+        "import os, time\nif os.fork() == 0: os.setsid()\nos.write(1, b'%d%c' % (os.getpid(), 10)); time.sleep(60)"
+    )
     pids = {int(word) for word in said_lines(server, 2)}
     try:
         assert {process.pid for process in PidFile(home).survivors()} == pids
@@ -272,7 +274,7 @@ def test_orphans_are_found_by_session_and_folder(
     launch: Callable[..., Server], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = launch(
-        "import os, time\nif os.fork() == 0:\n  print(os.getpid(), flush=True); time.sleep(60)\ntime.sleep(1)"
+        "import os, time\nif os.fork() == 0:\n  os.write(1, b'%d%c' % (os.getpid(), 10)); time.sleep(60)\ntime.sleep(1)"
     )
     child = int(said_lines(server, 1)[0])
     PidFile(home).write([server])

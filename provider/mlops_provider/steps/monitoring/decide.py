@@ -21,7 +21,9 @@ def decide(job: Job, arguments: DecideArguments) -> Decision:
     """Decides, on this newly labelled partition, whether to train a candidate, and records why. Drift alone never retrains."""
     records = job.ledger.records()
     retrain, reason = judge(job, arguments, records)
+    gone = _unscored(records, arguments.partition)
     facts = {
+        "unscored": gone.reason if gone else None,
         "drift": arguments.drift.model_dump(mode="json") if arguments.drift else None,
         "quality": arguments.quality.model_dump(mode="json") if arguments.quality else None,
         "policy": job.config.retrain.model_dump(mode="json"),
@@ -78,16 +80,33 @@ def _periodic(job: Job, records: tuple[Record, ...], labelled: list[str]) -> tup
 
 def _threshold(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> tuple[bool, str]:
     rule, present = job.config.retrain, arguments.quality
-    if present is None:
+    gone = _unscored(records, arguments.partition)
+    if present is None and gone is None:
         return False, "policy threshold: the champion has no judged predictions yet"
-    past = [r.facts["quality"]["verdict"] for r in records if r.kind == "retrain" and r.facts.get("quality")]
-    verdicts = [*map(Verdict.model_validate, past[-(rule.windows - 1) :] if rule.windows > 1 else []), present.verdict]
-    failures = [_missed(job, verdict) for verdict in verdicts]
+    past = [_failed(job, r) for r in records if r.kind == "retrain" and _looked_at(r)]
+    now = _missed(job, present.verdict) if present else True
+    failures = [*(past[-(rule.windows - 1) :] if rule.windows > 1 else []), now]
     missed = sum(failures)
     told = f"policy threshold: quality missed in {missed} of the last {len(failures)} partitions, {rule.violations} are needed"
-    return failures[-1] and missed >= rule.violations, told if not failures[
-        -1
-    ] else f"{told}; {present.verdict.reason()}"
+    if now:
+        told += f"; {present.verdict.reason() if present else f'{gone.reason} (not scored)' if gone else ''}"
+    return now and missed >= rule.violations, told
+
+
+def _unscored(records: tuple[Record, ...], partition: str) -> Record | None:
+    """What says that the champion of this moment could not score the partition: nothing that it predicts is of use then."""
+    now = champion(records)
+    return last((r for r in records if now and r.version == now.version), "unscored", partition=partition)
+
+
+def _looked_at(record: Record) -> bool:
+    return bool(record.facts.get("quality") or record.facts.get("unscored"))
+
+
+def _failed(job: Job, record: Record) -> bool:
+    """Whether the quality of a partition that was decided before was missed, or could not be had of the champion."""
+    quality = record.facts.get("quality")
+    return _missed(job, Verdict.model_validate(quality["verdict"])) if quality else True
 
 
 def _missed(job: Job, verdict: Verdict) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from mlops_provider.ledger import Record, last
 from mlops_provider.steps.records import Predictions
 from mlops_provider.steps.step import Job
-from mlops_provider.storage import join
+from mlops_provider.storage import Artifact, join
 
 log = logging.getLogger("mlops_provider")
 
@@ -35,3 +36,9 @@ def manifest_uri(job: Job, partition: str) -> str:
 def folder(job: Job) -> str:
     """Where the predictions of the model lie, one folder a partition."""
     return job.under("predictions")
+
+
+def unscored(records: tuple[Record, ...], partition: str, version: int, inputs: Artifact) -> Record | None:
+    """The record that says that a version cannot score a partition as it lies there, if it was tried."""
+    record = last((r for r in records if r.version == version), "unscored", partition=partition)
+    return record if record and record.facts["inputs"] == inputs.hash else None

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, RequestError
+from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import build
 from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Predictions, ScoreWork
-from mlops_provider.steps.scoring.predictions import committed, folder
+from mlops_provider.steps.scoring.predictions import committed, folder, unscored
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import join
@@ -22,6 +23,43 @@ class ScoreArguments(Frozen):
     """The partition to score, and the version."""
 
     work: ScoreWork
+
+
+class Unscored(Frozen):
+    """The record in the ledger that says so."""
+
+    partition: str
+    record: int
+
+
+class RefuseScoringArguments(Frozen):
+    """:param reason: what stood in the way."""
+
+    work: ScoreWork
+    reason: str
+
+
+@step("refuse_scoring", arguments=RefuseScoringArguments, result=Unscored, cached=False)
+def refuse_scoring(job: Job, arguments: RefuseScoringArguments) -> Unscored:
+    """Records that a version cannot score a partition as delivered: nothing waits for these predictions any more.
+
+    Another champion, or a new delivery, is tried again; so is whatever a person asks for.
+    """
+    work, version = arguments.work, arguments.work.version.version
+    draft = Draft(
+        kind="unscored",
+        partition=work.partition,
+        version=version,
+        outcome="unscored",
+        reason=arguments.reason,
+        facts={"inputs": work.inputs.hash},
+    )
+
+    def guard(records: tuple[Record, ...]) -> Record | None:
+        return unscored(records, work.partition, version, work.inputs)
+
+    record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=guard)
+    return Unscored(partition=record.partition, record=record.number)
 
 
 @step("score", arguments=ScoreArguments, result=Predictions, sections=("data", "scoring"), publish=committed)

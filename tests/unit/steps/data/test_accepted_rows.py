@@ -14,7 +14,7 @@ from mlops_provider.steps import plan
 from mlops_provider.steps.data.features import load
 from mlops_provider.steps.records import DataWork, Evaluation
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.train import load_split
+from mlops_provider.steps.training.split import load_split
 from tests.support.tiny import DAYS, World, call, train
 
 

@@ -256,7 +256,7 @@ def test_a_protected_branch_that_is_not_there_is_an_error(empty: World, reposito
 
 def test_a_repository_that_is_away_is_tried_again(empty: World) -> None:
     job = empty.configure(data={"code": {"repository": "away.git"}})
-    with pytest.raises(Transient, match="git ls-remote failed in the code repository"):
+    with pytest.raises(Transient, match="git ls-remote failed for the code repository"):
         resolved(job, "main")
 
 

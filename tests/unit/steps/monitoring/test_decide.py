@@ -167,6 +167,19 @@ def test_drift_alone_never_retrains(tmp_path: Path, policy: str) -> None:
         assert decided(tmp_path, history, check, drift=drifted(), policy=policy)[0] is False
 
 
+@pytest.mark.parametrize(("past", "expected"), [([], False), ([BAD], True), ([GOOD], False)])
+def test_a_partition_that_the_champion_cannot_score_counts_as_missed(
+    tmp_path: Path, past: list[Check], expected: bool
+) -> None:
+    history = History().data(*DAYS).champion()
+    for day, check in zip(DAYS, past, strict=False):
+        history.decided(day, "wait", check)
+    history.add("unscored", DAYS[4], "unscored")
+    train, why = decided(tmp_path, history, None, policy="threshold", windows=3, violations=2)
+    assert train is expected
+    assert "(not scored)" in why
+
+
 def test_refused_data_does_not_count() -> None:
     history = History().data(*DAYS[:3])
     history.add("data", DAYS[1], "refused", identity="x")
