@@ -41,8 +41,9 @@ class Site:
     def model(self, name: str) -> Follower:
         """A model whose loops are at work."""
         found = Follower(self, name)
-        self.api.unpause(f"{name}.%")
-        found.until(found.awake, "awake")
+        if not found.awake():
+            self.api.unpause(f"{name}.%")
+            found.until(found.awake, "awake")
         return found
 
 

@@ -59,9 +59,9 @@ LIVES: dict[str, Callable[[Site], None]] = {
 @pytest.fixture(scope="module")
 def lives(request: pytest.FixtureRequest, site: Site) -> Iterator[dict[str, Future[None]]]:
     """What the tests look at goes on side by side: a loop mostly waits, for a scheduler, a clock or a retry."""
-    wanted = {item.name for item in request.session.items} & LIVES.keys()
-    with ThreadPoolExecutor() as pool:
-        yield {name: pool.submit(LIVES[name], site) for name in wanted}
+    asked = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(2) as pool:  # more would only wait for the one writer that SQLite takes
+        yield {name: pool.submit(life, site) for name, life in LIVES.items() if name in asked}
 
 
 @pytest.fixture

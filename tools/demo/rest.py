@@ -57,6 +57,17 @@ class AirflowApi:
                 break
         return _decode(answer)
 
+    def _insist(self, method: str, path: str, **content: Any) -> Any:
+        """Call what may be called twice again if the server fails, as SQLite under load does."""
+        for pause in (0.5, 1.0, 2.0, 4.0):
+            try:
+                return self.request(method, path, **content)
+            except ApiError as error:
+                if error.status is None or error.status < 500:
+                    raise
+                time.sleep(pause)
+        return self.request(method, path, **content)
+
     def _log_in(self) -> str:
         answer = _decode(self._send("POST", "/auth/token", json=self._login))
         return str(answer["access_token"])
@@ -125,25 +136,13 @@ class AirflowApi:
         raise ApiError(f"no asset is named {name!r}: is a DAG that uses it loaded?")
 
     def post_asset_event(self, name: str, extra: Json | None = None) -> Json:
-        """Report that an asset has changed, by its name; starts the DAGs that wait for it.
-
-        Sent again if the server fails (SQLite under load does): an event only wakes, so a second one does no harm.
-        """
+        """Report that an asset has changed, by its name; starts the DAGs that wait for it."""
         body = {"asset_id": self.asset_id(name), "extra": extra or {}}
-        for pause in (0.5, 1.0, 2.0, 4.0):
-            try:
-                event: Json = self.request("POST", "/assets/events", json=body)
-            except ApiError as error:
-                if error.status is None or error.status < 500:
-                    raise
-                time.sleep(pause)
-            else:
-                return event
-        return dict(self.request("POST", "/assets/events", json=body))
+        return dict(self._insist("POST", "/assets/events", json=body))  # a second event does no harm: it only wakes
 
     def unpause(self, pattern: str) -> None:
         """Put the DAGs whose names are like the pattern (% for any text) to work."""
-        self.request("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
+        self._insist("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
 
     def parse_again(self, *dag_ids: str) -> None:
         """Ask for the files of these DAGs to be read again soon."""
