@@ -77,6 +77,18 @@ class Dataset:
             raise DataError(f"{first.uri} has more than one column {', '.join(map(repr, twice))}")
         return schema
 
+    @cached_property
+    def uneven(self) -> str:
+        """Which file of a folder has other columns than the first, or has them in another order; empty if none has."""
+        for part in self.parts[1:]:
+            with self._open(part) as file:
+                names = _reading(part.uri, lambda file=file, part=part: _schema(file, part)).names
+            if names != self.schema.names:
+                return (
+                    f"{part.uri} has the columns {', '.join(names)}; the first file has {', '.join(self.schema.names)}"
+                )
+        return ""
+
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Batches with these columns in this order (all if None), of at most 65,536 rows.
 

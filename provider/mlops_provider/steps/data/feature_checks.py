@@ -128,6 +128,10 @@ def _ahead(trial: Trial, name: str, column: str | None) -> Check:
     if table.empty:
         return Check(name="nothing_later", passed=True, subject=name, detail="is empty here: there is nothing to see")
     times = [c for c in table.columns if isinstance(table[c].dtype, pd.DatetimeTZDtype) or table[c].dtype.kind == "M"]
+    if dates := [c for c in table.columns if _holds_dates(table[c])]:
+        why = f"holds dates without a time ({', '.join(dates)}): deliver timestamps, and name in known_at when rows were known"
+        if column is None or column in dates:
+            return could_not_run("nothing_later", why, subject=name)
     if column is None and not times:
         return Check(name="nothing_later", passed=True, subject=name, detail="has no timestamps: known from the start")
     if column not in times:
@@ -140,6 +144,14 @@ def _ahead(trial: Trial, name: str, column: str | None) -> Check:
             differing = trial.differs(places, {**trial.history, name: other})
             found += [f"{feature} ({how})" for feature in differing]
     return _found("nothing_later", found, "with later rows removed, changed, added", name)
+
+
+def _holds_dates(values: pd.Series[Any]) -> bool:
+    """Whether pandas got dates, which it keeps as Python's own."""
+    import datetime as dt
+
+    first = next(iter(values.dropna()), None) if values.dtype == object else None
+    return isinstance(first, dt.date)
 
 
 def _cuts(as_of: pd.Series[Any]) -> list[Any]:

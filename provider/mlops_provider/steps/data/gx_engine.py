@@ -38,7 +38,8 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
     """What came of each, by its place in the suite, and the numbers of the rows that break it where it says so."""
     if not expectations:
         return {}
-    stored = loaded(suite, expectations)
+    probes = _probes(expectations)
+    stored = loaded(suite, [*expectations, *probes.values()])
     names = dataset.schema.names
     wanted = {column for e in expectations for column in e.reads(names)} | ({key} if key else set())
     frame = dataset.table([name for name in names if name in wanted]).to_pandas(ignore_metadata=True)
@@ -47,7 +48,37 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
         place = int(result.expectation_config.meta["place"])
         rows = [row for row in (result.result or {}).get("unexpected_index_list") or () if isinstance(row, int)]
         found[place] = (_found(result, frame, rows, key), rows)
+    return _without_rows(found, expectations, probes)
+
+
+def _probes(expectations: Sequence[Expectation]) -> dict[str, Expectation]:
+    """For each condition, the question whether any row fits it: of a sum of no rows the library only says that it is 0."""
+    conditions = {_condition(e): e.kwargs for e in expectations if e.kwargs.get("row_condition")}
+    return {
+        condition: Expectation(
+            -1 - number,
+            "expect_table_row_count_to_be_between",
+            {"min_value": 1, **{k: kwargs[k] for k in ("row_condition", "condition_parser") if k in kwargs}},
+            "critical",
+        )
+        for number, (condition, kwargs) in enumerate(conditions.items())
+    }
+
+
+def _without_rows(found: Results, expectations: Sequence[Expectation], probes: dict[str, Expectation]) -> Results:
+    """The results; those under a condition that no row fits stand on 0 rows."""
+    for expectation in expectations:
+        if probe := probes.get(_condition(expectation)):
+            fits = found[probe.place][0]
+            if fits.error or not fits.passed:
+                found[expectation.place][0].rows = 0
+    for probe in probes.values():
+        del found[probe.place]
     return found
+
+
+def _condition(expectation: Expectation) -> str:
+    return repr(expectation.kwargs.get("row_condition")) if expectation.kwargs.get("row_condition") else ""
 
 
 def results(stored: Any, frame: Any, *, result_format: str = "COMPLETE") -> list[Any]:

@@ -54,7 +54,9 @@ def evaluate(suite: Suite, dataset: Dataset, key: str | None) -> Judged:
     judged, others, names = Judged(suite), [], dataset.schema.names
     key = key if key in names else None
     for expectation in suite.expectations:
-        if streamed := streaming.streamed(expectation, dataset.schema):
+        if expectation.about_columns and dataset.uneven:
+            judged.found[expectation.place] = Found(error=dataset.uneven)
+        elif streamed := streaming.streamed(expectation, dataset.schema):
             judged.streamed[expectation.place] = streamed
         else:
             others.append(expectation)

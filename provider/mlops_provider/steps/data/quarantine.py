@@ -103,9 +103,16 @@ def separate(
         )
 
 
-def shown(suite: Suite, hidden: frozenset[str]) -> Suite:
-    """The suite without what it asks of hidden columns, whose values the accepted rows no longer have."""
-    return replace(suite, expectations=tuple(e for e in suite.expectations if not hidden & set(e.columns)))
+def shown(suite: Suite, hidden: frozenset[str]) -> Suite | None:
+    """The suite without what it asks of hidden columns, whose values the accepted rows no longer have; None if nothing is
+    left of it."""
+    left = tuple(e for e in suite.expectations if not _asks_of(e, hidden))
+    return replace(suite, expectations=left) if left else None
+
+
+def _asks_of(expectation: Expectation, hidden: frozenset[str]) -> bool:
+    condition = str(expectation.kwargs.get("row_condition") or "")
+    return any(name in expectation.columns or name in condition for name in hidden)
 
 
 def _written(
@@ -146,7 +153,8 @@ def _uploaded(storage: Storage, path: Path, stem: str, rows: int) -> Artifact:
 def explained(verdict: Verdict, separated: Separated, max_share: float, again: Verdict | None) -> Verdict:
     """The verdict once the rows are apart: what they broke is a warning, unless they are too many.
 
-    :param again: the verdict on the accepted rows; what fails among those fails the whole.
+    :param again: the verdict on the accepted rows; what fails among those fails the whole. None if there are none, or if
+        the suite asks of nothing but hidden columns.
     """
     share = separated.aside / separated.rows
     count = Check(
@@ -156,9 +164,10 @@ def explained(verdict: Verdict, separated: Separated, max_share: float, again: V
         threshold=f"at most {max_share:.3g} of {separated.rows} rows",
         detail=f"{share:.3%} of the rows break a critical expectation",
     )
-    if again is None:
+    if separated.accepted is None:
         return Verdict(subject=verdict.subject, checks=(*verdict.checks, count))
-    left = [c.model_copy(update={"detail": _also(c, "among the accepted rows")}) for c in again.problems]
+    problems = again.problems if again else ()
+    left = [c.model_copy(update={"detail": _also(c, "among the accepted rows")}) for c in problems]
     return Verdict(subject=verdict.subject, checks=(*softened(verdict.checks, "rows quarantined"), count, *left))
 
 

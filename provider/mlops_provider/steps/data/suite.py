@@ -46,6 +46,11 @@ class Expectation:
         return (*named, *(c for c in listed or () if isinstance(c, str)))
 
     @property
+    def about_columns(self) -> bool:
+        """Whether it is about which columns there are."""
+        return self.type.startswith("expect_table_column") or self.type == "expect_column_to_exist"
+
+    @property
     def subject(self) -> str:
         return ", ".join(self.columns) or "table"
 

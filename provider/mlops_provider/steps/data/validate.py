@@ -144,10 +144,11 @@ def _engine(settings: Validation) -> Callable[[Suite, Dataset, str | None], Judg
 def _apart(job: Job, suite: Suite, result: ValidateResult, apart: quarantine.Separated) -> ValidateResult:
     """The result once the rows are apart: what goes on is judged once more."""
     data, verdict, again = job.config.data, result.verdict, None
-    if apart.accepted is not None:
-        hidden = frozenset(data.pii)
+    hidden = frozenset(data.pii)
+    left = quarantine.shown(suite, hidden)
+    if apart.accepted is not None and left is not None:
         accepted = Dataset.of(job.storage, apart.accepted)
-        again = evaluate(quarantine.shown(suite, hidden), accepted, data.key).verdict(verdict.subject, data.key, hidden)
+        again = evaluate(left, accepted, data.key).verdict(verdict.subject, data.key, hidden)
     told = quarantine.explained(verdict, apart, data.validation.max_share, again)
     found = {"verdict": told, "accepted": apart.accepted, "quarantined": apart.quarantined}
     return result.model_copy(update=found)

@@ -55,6 +55,15 @@ def test_a_function_that_looks_back_only_passes() -> None:
     ]
 
 
+def test_dates_without_a_time_are_no_history_from_the_start() -> None:
+    """Arrow's date32 comes to pandas as Python's dates, which are no timestamps to it."""
+    days = pd.DataFrame({"day": (START + HOURS[::24]).date, "value": 1.0})
+    for known_at in ({}, {"days": "day"}):
+        verdict = checked(latest, history={**HISTORY, "days": days}, known_at={**KNOWN_AT, **known_at})
+        assert problems(verdict) == {"nothing_later days"}
+        assert "holds dates without a time (day)" in verdict.reason()
+
+
 def test_the_next_reading_is_found_to_be_the_future() -> None:
     verdict = checked(lambda *given: latest(*given, offset=1))
     assert problems(verdict) == {"nothing_later readings"}

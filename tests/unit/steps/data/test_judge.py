@@ -150,6 +150,42 @@ def test_a_condition_that_no_row_fits_is_an_error(people: Dataset) -> None:
     assert (check.state, check.detail) == ("error", "no row fits row_condition")
 
 
+def test_a_sum_of_no_rows_is_an_error_too(people: Dataset) -> None:
+    """Great Expectations has no count of rows there, and of no rows it says that the sum is 0 and every value in the set."""
+    limits = {"row_condition": "age > 1000", "condition_parser": "pandas"}
+    fits = {"row_condition": "age > 30", "condition_parser": "pandas"}
+    items = [
+        expectation("column_sum_to_be_between", column="age", max_value=10_000, **limits),
+        expectation("column_distinct_values_to_be_in_set", column="age", value_set=[1], **limits),
+        expectation("column_sum_to_be_between", column="age", max_value=10_000, **fits),
+    ]
+    checks = verdict(people, *items).checks
+    assert [check.state for check in checks] == ["error", "error", "pass"]
+    assert checks[0].detail == "no row fits row_condition"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        expectation("table_columns_to_match_set", column_set=["id"]),
+        expectation("table_column_count_to_equal", value=1),
+        expectation("table_columns_to_match_ordered_list", column_list=["id"]),
+        expectation("column_to_exist", column="id"),
+    ],
+)
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_files_of_other_columns_in_one_folder_are_an_error_for_what_is_asked_of_columns(
+    tmp_path: Path, item: dict[str, Any], first: str
+) -> None:
+    second = "b" if first == "a" else "a"
+    pq.write_table(pa.table({"id": [1, 2]}), tmp_path / f"{first}.parquet")
+    pq.write_table(pa.table({"id": [3], "extra": [1]}), tmp_path / f"{second}.parquet")
+    folder = Dataset(Storage(), str(tmp_path))
+    check, other = verdict(folder, item, expectation("column_values_to_not_be_null", column="id")).checks
+    assert (check.state, other.state) == ("error", "pass")
+    assert "b.parquet has the columns" in check.detail
+
+
 @pytest.mark.parametrize(
     "item",
     [

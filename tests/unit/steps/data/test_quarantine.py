@@ -102,6 +102,28 @@ def test_broken_rows_are_put_aside_with_the_reason_and_the_rest_goes_on(delivere
     assert result.quarantined.uri.startswith(f"{delivered.artifacts}/quarantine/tiny/{DAY}/raw-")
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_rows_are_put_aside_for_a_personal_column_whose_values_nobody_keeps(
+    delivered: World, conditioned: bool
+) -> None:
+    """The accepted rows have no values there any more, and are not asked again what cannot be answered."""
+    spoil(delivered)
+    columns = ["id", "at", "a", "b", "c"]
+    delivered.configure(
+        data={"validation": {"mode": "quarantine", "max_share": 0.05}, "pii": ["site"], "columns": columns}
+    )
+    north = {"row_condition": 'site == "north"', "condition_parser": "pandas"}
+    items = [SITE, expectation("column_values_to_be_between", column="a", max_value=200, **north)]
+    write_suite(delivered, *items[: 1 + conditioned])
+    job = delivered.job()
+    result = call(job, "validate", work=delivered.work(DAY, job), suite="raw")
+    assert result.verdict.passed, result.verdict.reason()
+    assert states(result)["column_values_to_match_regex"] == "warn"
+    assert (result.accepted.rows, result.quarantined.rows) == (ROWS - 10, 10)
+    for file in (result.accepted, result.quarantined):
+        assert pd.read_parquet(file.uri)["site"].isna().all()
+
+
 def test_more_than_the_share_fail_as_a_whole_and_nothing_is_put_aside(delivered: World) -> None:
     spoil(delivered)
     result = of(delivered, SMALL, SITE, max_share=38 / ROWS)
