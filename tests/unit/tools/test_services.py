@@ -414,7 +414,9 @@ def test_an_interrupt_while_a_server_starts_waits_until_it_is_known(
     demo = Services(home)
     with pytest.raises(KeyboardInterrupt):
         demo.__enter__()
-    assert [server.popen.returncode for server in started] == [-signal.SIGKILL] * 2
+    # A second interrupt kills; a server that has not begun to ignore signals ends by the first.
+    assert {server.popen.returncode for server in started} <= {-signal.SIGKILL, -signal.SIGINT}
+    assert len(started) == 2
     assert PidFile(home).survivors() == []
 
 
