@@ -37,7 +37,7 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/unit -n 3
 
 integration: install
 	$(BIN)/pytest tests/integration -n 2 --dist loadfile

@@ -26,7 +26,7 @@ from tools.demo.services import REPOSITORY, Services
 CLOCKED = ("ci", "ct", "cd", "cm", "score")
 LOOPS = (*CLOCKED, "rollback")
 SAME = ("waits", "burst", "busy")  # models of one content
-TINY = (*SAME, "slow", "outage")
+TINY = (*SAME, "slow")
 CODED = "coded"  # a model whose code lies in a repository of its own
 PATIENCE = 480.0
 
@@ -173,8 +173,6 @@ def _include(include: Path) -> Path:
         if name == "slow":
             changes["data"]["watch"] = {"poll": "1s"}
             changes["training"] = {"rounds": 12_000, "window": {"minimum": 1}}
-        if name == "outage":
-            changes["training"] = {"window": {"minimum": 1}}
         write_model(include, name=name, **changes)
     coded = write_model(
         include,

@@ -16,7 +16,7 @@ from mlops_provider import report
 from mlops_provider.ledger import Record
 from mlops_provider.steps.scoring.predictions import manifest
 from tests.support.tiny import DAYS
-from tests.system.conftest import SAME, Follower, Site
+from tests.system.conftest import PATIENCE, SAME, Follower, Site
 from tools.demo.rest import ApiError
 
 
@@ -117,17 +117,6 @@ def test_many_events_lead_to_the_same_as_events_one_by_one(site: Site) -> None:
     assert _outcome(busy) == expected
 
 
-def test_bad_conf_is_refused_by_the_api_and_unknown_conf_by_plan(site: Site) -> None:
-    waits = site.model("waits")
-    with pytest.raises(ApiError) as refused:
-        waits.trigger("ci", partition="yesterday")
-    assert refused.value.status == 400
-    assert "yesterday" in str(refused.value)
-    run = waits.trigger("ci", partitoin="2024-01-01")
-    assert run["state"] == "failed"
-    assert "unknown key partitoin" in waits.log(run)
-
-
 @pytest.mark.usefixtures("lived")
 def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
     slow = site.model("slow")
@@ -138,17 +127,31 @@ def test_a_killed_training_completes_and_makes_one_version(site: Site) -> None:
 
 
 def test_mlflow_down_is_retried_and_registers_once(site: Site) -> None:
-    outage = site.model("outage")
-    for day in DAYS[:2]:
-        for what in ("inputs", "labels"):
-            outage.put(day, what)
+    waits = site.model("waits")
+    before = _candidates(waits.state())
+    assert len(_registered(site, "waits")) == len(before)
     site.services.stop_mlflow()
-    outage.event("labels")
-    outage.until(lambda: outage.task("ct", "register", "up_for_retry"), "registration waiting for MLflow")
-    assert not [r for r in outage.state().records if r.kind == "candidate"]
-    site.services.restart_mlflow()
-    outage.settle(DAYS[1])
-    assert len(_registered(site, "outage")) == 1
+    try:
+        run = site.api.trigger("waits.ct", {"partition": DAYS[-1], "drill": "shuffled_labels"})
+        waits.until(lambda: waits.task("ct", "register", "up_for_retry"), "registration waiting for MLflow")
+        assert _candidates(waits.state()) == before
+    finally:
+        site.services.restart_mlflow()
+    assert site.api.wait_run("waits.ct", run, timeout=PATIENCE)["state"] == "success"
+    made = _candidates(waits.state())[len(before) :]
+    assert [waits.state().version(record).drill for record in made] == ["shuffled_labels"]
+    assert len(_registered(site, "waits")) == len(before) + 1
+
+
+def test_bad_conf_is_refused_by_the_api_and_unknown_conf_by_plan(site: Site) -> None:
+    waits = site.model("waits")
+    with pytest.raises(ApiError) as refused:
+        waits.trigger("ci", partition="yesterday")
+    assert refused.value.status == 400
+    assert "yesterday" in str(refused.value)
+    run = waits.trigger("ci", partitoin="2024-01-01")
+    assert run["state"] == "failed"
+    assert "unknown key partitoin" in waits.log(run)
 
 
 def test_nothing_is_broken_in_the_installation(site: Site) -> None:

@@ -64,12 +64,33 @@ def write_launcher(home: Path) -> Path:
     """Write `home/bin/airflow` and return its folder, to stand first in PATH.
 
     Standalone starts its parts as `airflow scheduler` and so on. Two of them would open a log server on all
-    interfaces, for which there is a flag but no setting; here the API server reads the logs from disk.
+    interfaces, for which there is a flag but no setting; here the API server reads the logs from disk. A part that
+    dies, as the scheduler may of a database that is locked for too long, would not be missed: it is started again,
+    and after the fifth death all of standalone ends.
     """
     launcher = home / "bin" / "airflow"
+    airflow = shlex.quote(str(BIN / "airflow"))
     script = f"""#!/bin/sh
 case "$1" in scheduler|triggerer) set -- "$@" --skip-serve-logs ;; esac
-exec {shlex.quote(str(BIN / "airflow"))} "$@"
+case "$1" in scheduler|triggerer|dag-processor|api-server) ;; *) exec {airflow} "$@" ;; esac
+stopping=
+trap 'stopping=yes; kill -TERM "$part" 2>/dev/null' TERM
+for death in 1 2 3 4 5; do
+    {airflow} "$@" &
+    part=$!
+    wait "$part"
+    status=$?
+    while kill -0 "$part" 2>/dev/null; do  # it was a signal to this script that ended the wait
+        wait "$part"
+        status=$?
+    done
+    if [ "$stopping" ] || [ "$status" -eq 0 ]; then exit "$status"; fi
+    echo "airflow $1 ended with status $status (death $death of 5)"
+    sleep 1
+done
+echo "airflow $1 does not stay alive: all stops"
+kill -INT "$PPID"
+exit "$status"
 """
     replace_file(launcher, script, mode=0o700)
     return launcher.parent

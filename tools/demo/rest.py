@@ -26,7 +26,7 @@ class ApiError(RuntimeError):
 
 
 class AirflowApi:
-    """A logged-in user of one Airflow; each call has a timeout, and only lost connections are tried again."""
+    """A logged-in user of one Airflow; each call has a timeout, and only what does no harm is tried again."""
 
     def __init__(self, url: str, username: str, password: str, *, retries: int = 4) -> None:
         """Only remember: the login comes with the first call. A proxy from the environment is not used."""
@@ -46,13 +46,21 @@ class AirflowApi:
         self._client.close()
 
     def request(self, method: str, path: str, *, json: Json | None = None, params: Json | None = None) -> Any:
-        """Call `/api/v2<path>` and return the answer, None if it is empty; ApiError on any failure."""
+        """Call `/api/v2<path>` and return the answer, None if it is empty; ApiError on any failure.
+
+        A GET is asked again if the server fails, as it does on SQLite under load: it changes nothing.
+        """
+        call = self._insist if method == "GET" else self._call
+        return call(method, path, json=json, params=params)
+
+    def _call(self, method: str, path: str, **content: Any) -> Any:
+        """Call once, after a new login if the old one has run out."""
         url = f"/api/v2{path}"
         for attempt in ("with the token at hand", "after a new login"):
             if not self._token or attempt == "after a new login":
                 self._token = self._log_in()
             headers = {"Authorization": f"Bearer {self._token}"}
-            answer = self._send(method, url, json=json, params=params, headers=headers)
+            answer = self._send(method, url, headers=headers, **content)
             if answer.status_code != httpx.codes.UNAUTHORIZED:
                 break
         return _decode(answer)
@@ -61,12 +69,12 @@ class AirflowApi:
         """Call what may be called twice again if the server fails, as SQLite under load does."""
         for pause in (0.5, 1.0, 2.0, 4.0):
             try:
-                return self.request(method, path, **content)
+                return self._call(method, path, **content)
             except ApiError as error:
                 if error.status is None or error.status < 500:
                     raise
                 time.sleep(pause)
-        return self.request(method, path, **content)
+        return self._call(method, path, **content)
 
     def _log_in(self) -> str:
         answer = _decode(self._send("POST", "/auth/token", json=self._login))

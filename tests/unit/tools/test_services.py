@@ -154,19 +154,54 @@ def test_foreign_settings_do_not_leak_in(home: Path, monkeypatch: pytest.MonkeyP
     }
 
 
+@pytest.fixture
+def launcher(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """The launcher of an airflow that is a shell script."""
+
+    def write(script: str) -> Path:
+        fake = home / "with a space"
+        replace_file(fake / "airflow", f"#!/bin/sh\n{script}\n", mode=0o700)
+        monkeypatch.setattr("tools.demo.environment.BIN", fake)
+        return write_launcher(home) / "airflow"
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("part", "flag"), [("scheduler", True), ("triggerer", True), ("api-server", False), ("", False)]
 )
-def test_the_launcher_keeps_log_servers_from_starting(
-    home: Path, monkeypatch: pytest.MonkeyPatch, part: str, flag: bool
-) -> None:
-    fake = home / "with a space"
-    replace_file(fake / "airflow", '#!/bin/sh\necho "$@"\n', mode=0o700)
-    monkeypatch.setattr("tools.demo.environment.BIN", fake)
-    launcher = write_launcher(home) / "airflow"
-    said = subprocess.run([launcher, part], capture_output=True, text=True, timeout=10, check=True).stdout
+def test_the_launcher_keeps_log_servers_from_starting(launcher: Callable[[str], Path], part: str, flag: bool) -> None:
+    said = subprocess.run([launcher('echo "$@"'), part], capture_output=True, text=True, timeout=10, check=True).stdout
     assert ("--skip-serve-logs" in said) is flag
     assert said.startswith(part)
+
+
+def test_a_part_that_dies_is_started_again(launcher: Callable[[str], Path], home: Path) -> None:
+    path = launcher(
+        f'echo started >> "{home}/starts"; [ "$(wc -l < "{home}/starts")" -ge 2 ] || kill -9 $$; echo works'
+    )
+    done = subprocess.run([path, "scheduler"], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["airflow scheduler ended with status 137 (death 1 of 5)", "works"]
+
+
+def test_a_part_that_dies_for_ever_stops_everything(launcher: Callable[[str], Path], home: Path) -> None:
+    path = launcher(f'echo started >> "{home}/starts"; exit 3')
+    replace_file(path.with_name("sleep"), "#!/bin/sh\n", mode=0o700)
+    standalone = f"import subprocess, time; subprocess.Popen([{str(path)!r}, 'triggerer']); time.sleep(60)"
+    env = {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-c", standalone], env=env, capture_output=True, timeout=30, check=False)
+    assert b"KeyboardInterrupt" in done.stderr
+    assert (home / "starts").read_text().count("started") == 5
+
+
+def test_a_part_that_is_told_to_stop_stays_away(launcher: Callable[[str], Path], launch: Callable[..., Server]) -> None:
+    path = launcher("trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done")
+    server = launch(f"import os; os.execv({str(path)!r}, ['airflow', 'scheduler'])", signal.SIGTERM)
+    said_lines(server, 1)
+    server.ask_to_stop()
+    assert server.popen.wait(timeout=10) == 7
+    assert server.log.read_text() == "ready\n"
 
 
 # The lock
