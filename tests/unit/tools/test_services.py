@@ -188,7 +188,12 @@ def test_a_part_that_dies_is_started_again(launcher: Callable[[str], Path], home
 def test_a_part_that_dies_for_ever_stops_everything(launcher: Callable[[str], Path], home: Path) -> None:
     path = launcher(f'echo started >> "{home}/starts"; exit 3')
     replace_file(path.with_name("sleep"), "#!/bin/sh\n", mode=0o700)
-    standalone = f"import subprocess, time; subprocess.Popen([{str(path)!r}, 'triggerer']); time.sleep(60)"
+    standalone = f"""
+import signal, subprocess, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has not
+subprocess.Popen([{str(path)!r}, 'triggerer'])
+time.sleep(60)
+"""
     env = {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}"}
     done = subprocess.run([sys.executable, "-c", standalone], env=env, capture_output=True, timeout=30, check=False)
     assert b"KeyboardInterrupt" in done.stderr
