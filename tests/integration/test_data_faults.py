@@ -21,7 +21,7 @@ from mlops_provider.checks import Check, Verdict
 from mlops_provider.exceptions import DataError, MlopsError, Transient
 from mlops_provider.steps import step, tables
 from mlops_provider.steps.data import snapshot
-from mlops_provider.steps.records import DataVersion, DataWork
+from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Request
 from tests.support.tiny import DAYS, World, call
 
@@ -50,8 +50,8 @@ def given(world: World, partition: str, *, seed: int = 0, rows: int = 50) -> dic
     return {"work": DataWork(partition=partition, inputs=table), "table": table, "verdicts": (GOOD,)}
 
 
-def versioned(world: World, partition: str, **how: Any) -> DataVersion:
-    found: DataVersion = call(world.job(), "snapshot", **given(world, partition, **how)).data
+def versioned(world: World, partition: str, **how: Any) -> FeatureVersion:
+    found: FeatureVersion = call(world.job(), "snapshot", **given(world, partition, **how)).data
     return found
 
 
@@ -125,10 +125,11 @@ def _patch(point: str) -> None:
         run = Git.__call__
 
         def killed(self: Git, *arguments: str, **how: Any) -> str:
-            if arguments[0] == command and when == "before":
+            reached = arguments[0] == command and "--dry-run" not in arguments
+            if reached and when == "before":
                 _kill()
             said = run(self, *arguments, **how)
-            if arguments[0] == command:
+            if reached:
                 _kill()
             return said
 
@@ -182,7 +183,7 @@ def together(context: Any) -> Run:
 
 def test_twenty_snapshots_at_once_are_all_there(world: World, together: Run) -> None:
     found = together(*(asked(world, partition) for partition in PARTITIONS))
-    versions = {one.partition: one for one in map(DataVersion.model_validate, found)}
+    versions = {one.partition: one for one in map(FeatureVersion.model_validate, found)}
     assert sorted(versions) == PARTITIONS
     assert git(world, "rev-list", "--count", "main") == "20"
     assert git(world, "rev-list", "--min-parents=2", "--all") == ""
@@ -201,7 +202,7 @@ def tags(world: World) -> dict[str, str]:
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 2)], ids=["same content", "other content"])
 def test_two_runs_for_one_partition_at_once(world: World, together: Run, seeds: tuple[int, int]) -> None:
     versioned(world, DAY)
-    found = [DataVersion.model_validate(one) for one in together(*(asked(world, DAY, seed=seed) for seed in seeds))]
+    found = [FeatureVersion.model_validate(one) for one in together(*(asked(world, DAY, seed=seed) for seed in seeds))]
     different = len(set(seeds))
     assert len({one.rev for one in found}) == different
     assert git(world, "rev-list", "--count", "main") == str(1 + different)
@@ -228,7 +229,7 @@ def test_a_kill_at_any_point_is_finished_by_a_rerun(world: World, together: Run,
     assert len(world.records("data")) == 1
     sound(world)
     (told,) = together(request)
-    new = DataVersion.model_validate(told)
+    new = FeatureVersion.model_validate(told)
     assert new.md5 != old.md5
     assert git(world, "rev-list", "--count", "main") == "2"
     assert [r.facts["data"]["md5"] for r in world.records("data")] == [old.md5, new.md5]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mlops_provider.deployment import DvcAccess
@@ -64,6 +65,21 @@ def test_plain_dvc_reads_what_lies_on_s3(world: S3World, options: Options, tmp_p
         repo.pull()
         assert repo.status(cloud=True) == {}
     assert (tmp_path / "clone" / version.path).stat().st_size == version.size
+
+
+def test_a_folder_on_s3_is_versioned_and_comes_back(world: S3World, options: Options, tmp_path: Path) -> None:
+    source, storage = world.access.remote.replace("/dvc", "/sites"), Storage(options)
+    for year in (2023, 2024):
+        frame = pd.DataFrame({"site": ["a", "b"], "height": [1.0, year]})
+        storage.write(f"{source}/year={year}/part-0.parquet", frame.to_parquet())
+    storage.write(f"{source}/_SUCCESS", b"")
+    job = world.job(storage_options=options)
+    version = call(job, "snapshot_dataset", dataset=source, name="sites").data
+    assert (version.files, version.rows, version.path) == (2, 4, "tiny/sites")
+    assert call(job, "snapshot_dataset", dataset=source, name="sites").data == version
+    done = call(job, "checkout", version=version, target=str(tmp_path / "out"))
+    assert (done.files, done.size) == (2, version.size)
+    assert sorted(pd.read_parquet(tmp_path / "out")["year"].astype(int)) == [2023, 2023, 2024, 2024]
 
 
 def test_credentials_are_nowhere_but_in_the_call(world: S3World, caplog: pytest.LogCaptureFixture) -> None:

@@ -151,6 +151,7 @@ class Backend(BaseHTTPRequestHandler):
     """git's own CGI program behind a password."""
 
     root = ""
+    read_only = False
 
     def do_GET(self) -> None:
         self._answer(b"")
@@ -174,6 +175,9 @@ class Backend(BaseHTTPRequestHandler):
             self.end_headers()
             return
         path, _, query = self.path.partition("?")
+        if self.read_only and "git-receive-pack" in self.path:
+            self.send_error(403)
+            return
         environ = os.environ | {
             "GIT_PROJECT_ROOT": self.root,
             "GIT_HTTP_EXPORT_ALL": "1",
@@ -235,6 +239,17 @@ def test_a_wrong_password_is_told_at_once_and_not_shown(served: str, tmp_path: P
     with pytest.raises(AccessDenied, match="Check the credentials") as caught:
         reached(served, tmp_path, **access).probe()
     assert not any(secret in str(caught.value) for secret in ("hush", TOKEN))
+
+
+def test_a_password_that_may_only_read_is_found_out_before_any_work(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = reached(served, tmp_path, username="ann", password=TOKEN)
+    repository.probe(write=True)
+    monkeypatch.setattr(Backend, "read_only", True)
+    repository.probe()
+    with pytest.raises(AccessDenied, match=r"git push failed for .*403.*Check the credentials"):
+        repository.probe(write=True)
 
 
 # The operator

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mlops_provider.ledger import Record
-from mlops_provider.steps.records import DataVersion
+from mlops_provider.steps.records import FeatureVersion
 from mlops_provider.steps.scoring.predictions import manifest
 from tests.integration.house import SLICE, House, Run, deliver_slice, write_slice
 
@@ -136,7 +136,7 @@ def test_ci_announces_each_accepted_month_on_the_data_asset(story: Story) -> Non
 def test_ci_leaves_a_pointer_in_git_and_the_content_in_the_remote(story: Story) -> None:
     house = story.house
     for record in story("accepted").records:
-        version = DataVersion.model_validate(record.facts["data"])
+        version = FeatureVersion.model_validate(record.facts["data"])
         assert house.git("rev-list", "-n", "1", version.tag) == version.rev
         pointer = yaml.safe_load(house.git("show", f"{version.tag}:{version.path}.dvc"))["outs"][0]
         assert (pointer["md5"], pointer["size"]) == (version.md5, version.size)
@@ -146,7 +146,7 @@ def test_ci_leaves_a_pointer_in_git_and_the_content_in_the_remote(story: Story) 
     assert house.git("log", "--format=%s", "main").count(SLICE) == len(house.git("tag").split()) >= 2
 
 
-def read_by_dvc(house: House, version: DataVersion) -> Any:
+def read_by_dvc(house: House, version: FeatureVersion) -> Any:
     """The table, read as any user of DVC would."""
     import dvc.api
 
@@ -160,7 +160,7 @@ def read_by_dvc(house: House, version: DataVersion) -> Any:
 def test_the_features_hold_every_delivered_flight(story: Story) -> None:
     delivered = pq.read_table(story.house.data / "flights" / "2013-01" / "inputs.parquet")
     (record,) = [record for record in story("accepted").records if record.partition == "2013-01"]
-    version = DataVersion.model_validate(record.facts["data"])
+    version = FeatureVersion.model_validate(record.facts["data"])
     assert set(read_by_dvc(story.house, version)["flight_id"].to_pylist()) == set(delivered["flight_id"].to_pylist())
 
 

@@ -11,7 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
 
-from mlops_provider.operators.data import BuildFeaturesOperator, ValidateDataOperator
+from mlops_provider.operators.data import (
+    BuildFeaturesOperator,
+    CheckoutDataOperator,
+    SnapshotDataOperator,
+    ValidateDataOperator,
+)
 from tests.integration.house import House, deliver_tiny
 from tests.integration.test_operators import tiny_work
 from tests.support.tiny import DAYS, write_model
@@ -66,6 +71,42 @@ def test_a_dataset_that_fails_fails_the_task_and_leaves_the_ledger_alone(tiny: H
     assert run.state == "failed"
     assert "quarantined_rows: 200 against at most 0.05" in run.said()
     assert tiny.ledger("tiny") == []
+
+
+def test_a_dataset_is_judged_versioned_and_brought_back(tiny: House, tmp_path: Path) -> None:
+    pd.DataFrame({"site": ["s1", "s2"], "a": [1, 2]}).to_csv(tmp_path / "sites.csv", index=False)
+    uri, name = str(tmp_path / "sites.csv"), "{{ params.name }}"
+    with DAG("own_version", schedule=None, params={"name": "sites"}) as dag:
+        judge = ValidateDataOperator(task_id="judge", model="tiny", suite="raw", dataset=uri)
+        kept = SnapshotDataOperator(task_id="keep", model="tiny", dataset=uri, name=name, validated=[judge.output])
+        CheckoutDataOperator(task_id="bring", model="tiny", version=kept.output, target=str(tmp_path / "out.csv"))
+    run = tiny.tested(dag)
+    assert run.state == "success", run.said()
+    found = run.task("keep").result["data"]
+    assert (found["rows"], found["path"]) == (2, "tiny/sites.csv")
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "sites.csv").read_text()
+    assert tiny.ledger("tiny") == []
+
+
+def test_a_dataset_that_did_not_pass_is_not_versioned(tiny: House, tmp_path: Path) -> None:
+    path = spoil(tiny, rows=200)
+    with DAG("own_version", schedule=None) as dag:
+        verdict = {"subject": "x", "checks": [{"name": "rows", "passed": False}]}
+        SnapshotDataOperator(
+            task_id="keep", model="tiny", dataset=str(path), name="inputs", validated=[{"verdict": verdict}]
+        )
+    run = tiny.tested(dag)
+    assert run.state == "failed"
+    assert "Refused" in run.said()
+
+
+@pytest.mark.parametrize("given", [{}, {"dataset": "x"}, {"work": {"a": 1}, "built": {"a": 1}, "dataset": "x"}])
+def test_what_to_version_is_said_once(tiny: House, given: dict[str, Any]) -> None:
+    with DAG("own_version", schedule=None) as dag:
+        SnapshotDataOperator(task_id="keep", model="tiny", **given)
+    run = tiny.tested(dag)
+    assert run.state == "failed"
+    assert "give work and built for a partition, or dataset and name" in run.said()
 
 
 def test_neither_a_partition_nor_a_dataset_is_an_error(tiny: House) -> None:

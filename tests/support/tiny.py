@@ -178,7 +178,7 @@ def crown(world: World, version: ModelVersion) -> None:
     world.job().ledger.append(draft, actor="another")
 
 
-def call(job: Job, name: str, **arguments: Any) -> Any:
+def call(job: Job, name: str, /, **arguments: Any) -> Any:
     """The result of a step."""
     step = find(name)
     return step(job, step.arguments(**arguments))

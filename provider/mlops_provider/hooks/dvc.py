@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import BaseHook
 
 from mlops_provider.deployment import DvcAccess
-from mlops_provider.exceptions import ConfigError, MlopsError
+from mlops_provider.exceptions import AccessDenied, ConfigError, MlopsError
 from mlops_provider.hooks.aws import s3_options
 
 _FIELDS = ("repository", "remote", "aws_conn_id", "private_key", "known_hosts")
@@ -63,7 +63,7 @@ class DvcHook(BaseHook):
         return DvcAccess(**extra, username=found.login or "", password=found.password or ""), aws
 
     def test_connection(self) -> tuple[bool, str]:
-        """Asks git for its refs and lists the remote."""
+        """Asks git for its refs and whether it would take a push, and lists the remote."""
         from mlops_provider.steps.data.remote import Remote
         from mlops_provider.steps.data.repository import Repository
 
@@ -71,7 +71,12 @@ class DvcHook(BaseHook):
             access = self.get_conn()
             if not (access.repository and access.remote):
                 return False, "Name the repository and the remote: those of model.yaml are not known here."
-            Repository(access.repository, Remote(access.remote, access.storage_options), access).probe()
+            repository = Repository(access.repository, Remote(access.remote, access.storage_options), access)
+            repository.probe()
+            try:
+                repository.probe(write=True)
+            except AccessDenied as error:
+                return True, f"{access.repository} and {access.remote} answer, for reading only: {error}"
         except (MlopsError, OSError) as error:
             return False, str(error)
         except Exception as error:

@@ -124,9 +124,7 @@ class ValidateDataOperator(_JudgingOperator):
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the dataset and the suite need where they lie elsewhere."""
-        found = super().place(context)
-        elsewhere = storage_options(*(uri for uri in (self.dataset, self.suite) if isinstance(uri, str)))
-        return found.model_copy(update={"storage_options": {**elsewhere, **found.storage_options}})
+        return _reaching(super().place(context), self.dataset, self.suite)
 
 
 class BuildFeaturesOperator(_JudgingOperator):
@@ -169,24 +167,56 @@ class CompareHistoryOperator(_JudgingOperator):
 
 
 class SnapshotDataOperator(_JudgingOperator):
-    """Versions the feature table with DVC and records that the partition was accepted.
+    """Versions data with DVC: content into the remote, the pointer into git, tagged.
 
+    With `work` it versions the feature table of a partition and records in the ledger that it was accepted. With `dataset`
+    and `name` it versions any dataset in a DAG of your own; the ledger is not told.
+
+    :param work: the partition, as `plan` found it.
     :param built: result of BuildFeaturesOperator.
-    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed.
+    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed; for a dataset
+        they may be left out.
+    :param dataset: URI of a parquet or CSV file or of a folder of parquet files, or the result of a task that names a table.
+    :param name: of the dataset, in lower-case letters, digits and _; it lies under ``data.dvc.path`` in the data repository.
+    :param partition: for one of several parts of the dataset that are versioned each on its own.
     """
 
-    template_fields: Sequence[str] = (*_JudgingOperator.template_fields, "built", "validated")
+    template_fields: Sequence[str] = (
+        *_JudgingOperator.template_fields,
+        "built",
+        "validated",
+        "dataset",
+        "name",
+        "partition",
+    )
 
-    def __init__(self, *, built: Any, validated: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        work: Any = None,
+        built: Any = None,
+        validated: Any = (),
+        dataset: Any = None,
+        name: str = "",
+        partition: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(work=work, **kwargs)
         self.built = built
         self.validated = validated
+        self.dataset = dataset
+        self.name = name
+        self.partition = partition
 
     def run(self, context: Context) -> Any:
-        from mlops_provider.operators.base import deployment
         from mlops_provider.steps.step import unpacked
 
-        validated = unpacked(self.validated, deployment(context).storage)
+        partition, dataset = (self.work, self.built), (self.dataset, self.name)
+        if not (all(partition) and not any(dataset)) and not (all(dataset) and not any(partition)):
+            raise RequestError(f"{self.task_id}: give work and built for a partition, or dataset and name")
+        validated = unpacked(self.validated, self.place(context).storage)
+        if self.dataset:
+            return self._any(context, validated)
         built = self.whole(self.built)
         features: dict[str, Any] = next((result for result in validated if result.get("suite") == "features"), {})
         given = {
@@ -199,12 +229,26 @@ class SnapshotDataOperator(_JudgingOperator):
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
         return result
 
+    def _any(self, context: Context, validated: list[dict[str, Any]]) -> Any:
+        dataset = _table(self.whole(self.dataset))
+        if not dataset:
+            raise RequestError(f"{self.task_id}: dataset names no table, there is nothing to version")
+        arguments = {"dataset": dataset, "name": self.name, "partition": self.partition}
+        verdicts = [result["verdict"] for result in validated]
+        result = self.run_step(context, "snapshot_dataset", {**arguments, "verdicts": verdicts})
+        self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
+        return result
+
+    def place(self, context: Context) -> Deployment:
+        """The deployment, with the credentials that the dataset needs where it lies elsewhere."""
+        return _reaching(super().place(context), self.dataset)
+
 
 class CheckoutDataOperator(StepOperator):
     """Brings an exact data version to a place, verified by hash. Give one of `version`, `tag` and `rev`.
 
     :param target: URI of the file, or of the folder, to write; a relative one lies under data_root.
-    :param version: a data version, as SnapshotDataOperator returns it in `data`.
+    :param version: a data version: the result of SnapshotDataOperator, or what that has in `data`.
     :param tag: tag in the data repository.
     :param rev: commit in the data repository, with all its digits.
     :param partition: whose data is meant, for a `rev`; a version's tag says it itself.
@@ -244,9 +288,17 @@ class CheckoutDataOperator(StepOperator):
     def run(self, context: Context) -> Any:
         asked = ("target", "version", "tag", "rev", "partition", "path")
         arguments = {name: value for name in asked if (value := getattr(self, name))}
+        if isinstance(self.version, dict) and isinstance(self.version.get("data"), dict):
+            arguments["version"] = self.version["data"]
         result = self.run_step(context, "checkout", arguments)
         self.announce(context, {"uri": result["uri"], "rev": result["rev"]})
         return result
+
+
+def _reaching(found: Deployment, *given: Any) -> Deployment:
+    """The deployment with the credentials for URIs that may lie elsewhere."""
+    elsewhere = storage_options(*(uri for uri in given if isinstance(uri, str)))
+    return found.model_copy(update={"storage_options": {**elsewhere, **found.storage_options}})
 
 
 def _table(value: Any) -> Any:

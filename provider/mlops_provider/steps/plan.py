@@ -23,8 +23,8 @@ from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
-    DataVersion,
     DataWork,
+    FeatureVersion,
     ModelVersion,
     Predictions,
     ScoreWork,
@@ -45,7 +45,7 @@ class MonitorWork(Frozen):
     drift: tuple[Predictions, ...] = ()
     decide: str | None = None
     quality: Predictions | None = None
-    data: DataVersion | None = None
+    data: FeatureVersion | None = None
 
 
 class TrainWork(Frozen):
@@ -73,7 +73,7 @@ class State:
         return self._delivered(self.data.label.source)
 
     @cached_property
-    def accepted(self) -> dict[str, DataVersion]:
+    def accepted(self) -> dict[str, FeatureVersion]:
         return accepted(self.records)
 
     @cached_property

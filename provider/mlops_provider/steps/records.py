@@ -34,13 +34,13 @@ class DataWork(Frozen):
 
 
 class DataVersion(Frozen):
-    """An accepted, versioned feature table of one partition.
+    """A versioned dataset, or a partition of one.
 
+    :param partition: empty if the dataset is versioned as a whole.
     :param rev: git commit whose DVC pointer names the content.
     :param path: of the content in the data repository; its pointer has ``.dvc`` after it.
-    :param md5: content hash as DVC computes it.
-    :param first: earliest event time in the table, UTC; `last` the latest.
-    :param labelled: rows with a label.
+    :param md5: content hash as DVC computes it; that of a folder ends in ``.dir``.
+    :param size: bytes, of all files together.
     :param schema_hash: hash of the names and types of the columns, in their order; empty in records of old.
     :param uri: where the content lies in the DVC remote; empty in records of old.
     """
@@ -52,12 +52,21 @@ class DataVersion(Frozen):
     md5: str
     size: int
     rows: int
-    labelled: int
-    first: dt.datetime
-    last: dt.datetime
     files: int = 1
     schema_hash: str = ""
     uri: str = ""
+
+
+class FeatureVersion(DataVersion):
+    """An accepted, versioned feature table of one partition.
+
+    :param first: earliest event time in the table, UTC; `last` the latest.
+    :param labelled: rows with a label.
+    """
+
+    labelled: int
+    first: dt.datetime
+    last: dt.datetime
 
 
 class Split(Frozen):
@@ -66,8 +75,8 @@ class Split(Frozen):
     :param cutoff: rows whose label was not known at this moment are not fitted on.
     """
 
-    fit: tuple[DataVersion, ...]
-    holdout: DataVersion
+    fit: tuple[FeatureVersion, ...]
+    holdout: FeatureVersion
     holdout_work: DataWork
     cutoff: dt.datetime
 

@@ -43,6 +43,7 @@ STEPS = {
     "build_features": "data.features",
     "compare_history": "data.history",
     "snapshot": "data.snapshot",
+    "snapshot_dataset": "data.snapshot_dataset",
     "refuse_data": "data.snapshot",
     "checkout": "data.checkout",
     "collect_garbage": "data.garbage",

@@ -10,7 +10,7 @@ from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import RequestError, Transient
 from mlops_provider.steps.data.remote import Pointer
 from mlops_provider.steps.data.repository import Repository, repository
-from mlops_provider.steps.records import DataVersion
+from mlops_provider.steps.records import DataVersion, FeatureVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Storage, file_hash, join
 
@@ -23,7 +23,7 @@ class CheckoutArguments(Frozen):
     """
 
     target: str
-    version: DataVersion | None = None
+    version: FeatureVersion | DataVersion | None = None
     tag: str = ""
     rev: str = ""
     partition: str = ""

@@ -60,12 +60,18 @@ class Dataset:
         fs, path = self.storage.filesystem(self.uri)
         if self._expected or fs.isfile(path):
             return (Part(self.uri),)
-        found = sorted(p for p in fs.find(path) if p.endswith(".parquet") and not _hidden(p[len(path) :]))
+        found = [name for name in self.files() if name.endswith(".parquet")]
         if not found:
             what = "holds no parquet file" if fs.exists(path) else "does not exist"
             raise DataError(f"{self.uri} {what}: name a .parquet or .csv file, or a folder of parquet files")
-        parts = [Part(_uri(self.uri, name), _constants(name[len(path) :])) for name in found]
+        parts = [Part(_uri(self.uri, f"{path.rstrip('/')}/{name}"), _constants(name)) for name in found]
         return _typed(parts, self.uri)
+
+    def files(self) -> list[str]:
+        """Names of all files of a folder, below it and sorted; hidden ones, which Spark and others leave there, aside."""
+        fs, path = self.storage.filesystem(self.uri)
+        names = (name[len(path) :].lstrip("/") for name in fs.find(path))
+        return sorted(name for name in names if not _hidden(name))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -226,7 +232,6 @@ def _is_csv(uri: str) -> bool:
 
 
 def _hidden(path: str) -> bool:
-    """Spark and others leave files of their own beside the data."""
     return any(piece.startswith(("_", ".")) for piece in path.split("/") if piece)
 
 

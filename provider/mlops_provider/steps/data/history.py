@@ -26,7 +26,7 @@ from mlops_provider.steps.data.profile import (
     profile,
 )
 from mlops_provider.steps.data.validation_report import write_report
-from mlops_provider.steps.records import DataVersion, DataWork
+from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
 
@@ -247,7 +247,7 @@ def _their_keys(job: Job, record: Record) -> pa.Array:
     """The keys of an accepted version, out of the data repository."""
     from mlops_provider.steps.data.snapshot import read
 
-    version, key = DataVersion.model_validate(record.facts["data"]), job.config.data.key
+    version, key = FeatureVersion.model_validate(record.facts["data"]), job.config.data.key
     try:
         return read(job, version, [key]).column(key).combine_chunks()
     except DataError as error:

@@ -10,18 +10,14 @@ import datetime as dt
 import logging
 import random
 import re
-import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from mlops_provider.checks import Frozen
 from mlops_provider.deployment import DvcAccess
-from mlops_provider.exceptions import ConflictError, DataError, IntegrityError, RequestError, Transient
+from mlops_provider.exceptions import ConfigError, ConflictError, DataError, IntegrityError, RequestError
+from mlops_provider.steps.data import pointers
 from mlops_provider.steps.data.git import Git, is_remote_shell, session
 from mlops_provider.steps.data.remote import Pointer, Remote
 from mlops_provider.steps.step import Job
@@ -32,6 +28,7 @@ _ATTEMPTS = 25
 _PROBE_SECONDS = 20
 _YOUNG = dt.timedelta(minutes=10)
 _VERSION_TAG = re.compile(r"^.+/[^/]+/([0-9a-f]{12})$")
+_TABLE = re.compile(r"\.(parquet|csv)$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./@+=-]*")
 
 
@@ -47,7 +44,7 @@ class Refs(Frozen):
     """What git names.
 
     :param tags: commit by tag.
-    :param named: md5s that a branch or a tag of a person names.
+    :param named: md5s that a branch or a tag of a person names, and the files of every folder that any ref names.
     :param versions: first 12 digits of the md5 by version tag.
     """
 
@@ -62,30 +59,43 @@ class Repository:
     def __init__(self, url: str, remote: Remote, access: DvcAccess) -> None:
         self.url, self.remote, self.access = url, remote, access
 
-    def probe(self) -> None:
+    def probe(self, *, write: bool = False) -> None:
         """Sees within seconds whether both places let us in, before any work is done.
 
+        :param write: also whether git would take a push, by one that sends nothing. A hook or a protected branch may still
+            refuse the real one.
         :raises AccessDenied: if one does not; `Transient` if it does not answer.
         """
         with session(self.url, self.access) as git:
             git("ls-remote", "--quiet", git.url, "HEAD", timeout=_PROBE_SECONDS)
+            if write:
+                git("init", "--quiet", "--bare")
+                commit = git("commit-tree", git("hash-object", "-w", "-t", "tree", "/dev/null"), "-m", "probe")
+                git("push", "--quiet", "--dry-run", git.url, f"{commit}:refs/heads/probe", timeout=_PROBE_SECONDS)
         self.remote.probe()
 
     def add(self, source: Path, path: str, message: str) -> Stored:
-        """Makes a version of a file, which is moved from where it is. Unchanged content keeps its version.
+        """Makes a version of a file or a folder, which is moved from where it is. Unchanged content keeps its version.
 
         :param path: its place in the repository.
+        :raises ConfigError: if the path lies in a folder that is a version itself, or holds other versions.
         :raises Transient: if git or the remote fails; `ConflictError` if other writers were first too often.
         """
         with session(self.url, self.access) as git:
             _clone(git, path, self.remote)
+            _require_room(git, path)
             before = _pointer_in(git.work, path)
-            pointer, text = _added(git.work, source, path)
-            tag = f"{path.rsplit('.', 1)[0]}/{pointer.md5[:12]}"
-            self._bring(git.work / path, pointer, known=before == pointer and bool(_tagged(git, tag)))
-            rev = _raced(lambda: _point(git, path, text, tag, f"{message}: {pointer.md5}"), lambda: _refresh(git))
-            if self.remote.size(pointer.md5) != pointer.size:  # removed as garbage while the pointer was on its way
-                self.remote.put(git.work / path, pointer.md5)
+            pointer, text = pointers.added(git.work, source, path)
+            content = pointers.contents(pointer, git.work / path, git.work.parent / "listing")
+            tag = f"{_TABLE.sub('', path)}/{pointer.md5[:12]}"
+            known = before == pointer and bool(_tagged(git, tag))
+            for file, md5 in content:
+                self._bring(file, md5, known=known)
+            say = f"{message}: {pointer.md5}"
+            rev = _raced(lambda: self._point(git, path, text, tag, say), lambda: _refresh(git))
+            for file, md5 in content:
+                if self.remote.size(md5) != file.stat().st_size:  # removed as garbage while the pointer was on its way
+                    self.remote.put(file, md5)
             return Stored(rev=rev, tag=tag, pointer=pointer)
 
     def find(self, path: str, *, tag: str = "", rev: str = "") -> tuple[str, Pointer]:
@@ -102,12 +112,14 @@ class Repository:
             shown = git.tried("show", f"{commit}:{path}.dvc")
             if shown.returncode:
                 raise DataError(f"{self.url} at {tag or rev} holds no pointer {path}.dvc")
-            return commit, parsed(shown.stdout, f"{path}.dvc at {tag or rev}")
+            return commit, pointers.parsed(shown.stdout, f"{path}.dvc at {tag or rev}")
 
     def refs(self) -> Refs:
         """All that branches and tags name, as of now."""
         with session(self.url, self.access) as git:
             git("init", "--quiet", "--bare")
+            if not git("ls-remote", "--quiet", git.url):  # of an empty repository git has nothing to fetch, and fails
+                return Refs(tags={}, named=frozenset(), versions={})
             git("fetch", "--quiet", "--depth", "1", git.url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
             lines = git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
             every = dict(line.split(" ", 1) for line in lines)
@@ -115,7 +127,8 @@ class Repository:
             versions = {tag: found[1] for tag in tags if (found := _VERSION_TAG.match(tag))}
             pinned = [ref for ref in every if ref.removeprefix("refs/tags/") not in versions]
             named = {md5 for ref in pinned for md5 in _named_at(git, ref)}
-        for folder in [md5 for md5 in named if md5.endswith(".dir")]:
+            folders = {md5 for ref in every for md5 in _named_at(git, ref) if md5.endswith(".dir")}
+        for folder in folders:
             named |= set(self.remote.members(folder))
         return Refs(tags=tags, named=frozenset(named), versions=versions)
 
@@ -131,15 +144,34 @@ class Repository:
             leases = [f"--force-with-lease=refs/tags/{tag}:{sha}" for tag, sha in tags.items()]
             git("push", "--quiet", "--atomic", *leases, git.url, *(f":refs/tags/{tag}" for tag in tags))
 
-    def _bring(self, content: Path, pointer: Pointer, *, known: bool) -> None:
-        """Content that nothing names yet is written anew even if it is there, so that it is too young to be garbage."""
-        if not ((known or self._young(pointer)) and self.remote.intact(pointer.md5, content.stat().st_size)):
-            self.remote.put(content, pointer.md5)
+    def _point(self, git: Git, path: str, text: str, tag: str, message: str) -> str:
+        """Commits and pushes pointer and tag in one; returns the commit of the version, the old one if nothing is new."""
+        _require_room(git, path)
+        file = git.work / f"{path}.dvc"
+        before = _pointer_in(git.work, path)
+        text = pointers.addressed(text, pointers.introduced(git.work, self.remote))
+        if before is None or pointers.target(file.read_text()) != pointers.target(text) or not _committed(git, path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            _ignore(file.parent / ".gitignore", f"/{Path(path).name}")
+            git("add", "--all")
+            git("commit", "--quiet", "--allow-empty", "-m", message)
+        elif known := _tagged(git, tag):
+            return known
+        branch = git("symbolic-ref", "--short", "HEAD")
+        git("tag", "--force", tag)
+        git("push", "--quiet", "--atomic", git.url, f"HEAD:refs/heads/{branch}", f"+refs/tags/{tag}:refs/tags/{tag}")
+        return git("rev-parse", "HEAD")
 
-    def _young(self, pointer: Pointer) -> bool:
+    def _bring(self, content: Path, md5: str, *, known: bool) -> None:
+        """Content that nothing names yet is written anew even if it is there, so that it is too young to be garbage."""
+        if not ((known or self._young(md5)) and self.remote.intact(md5, content.stat().st_size)):
+            self.remote.put(content, md5)
+
+    def _young(self, md5: str) -> bool:
         """Whether a writer brought it a moment ago, for instance one that was then killed."""
         try:
-            written = self.remote.written(pointer.md5)
+            written = self.remote.written(md5)
         except DataError:  # the store does not tell: nothing is saved, and nothing lost
             return False
         return written is not None and dt.datetime.now(dt.UTC) - written < _YOUNG
@@ -154,19 +186,6 @@ def repository(job: Job) -> Repository:
     return Repository(url if is_remote_shell(url) else place.source(url), Remote(remote, options), access)
 
 
-def parsed(text: str, where: str) -> Pointer:
-    """The pointer in a .dvc file.
-
-    :raises DataError: if it names no content by md5.
-    """
-    try:
-        (out,) = yaml.safe_load(text)["outs"]
-        known = {"md5": out["md5"], "size": out.get("size"), "hash": out.get("hash", "")}
-        return Pointer(**known, files=out.get("nfiles", 1))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where} is no DVC pointer to one file or folder by md5 ({error})") from error
-
-
 def _clone(git: Git, path: str, remote: Remote) -> None:
     """The head of the repository, and of its files only what concerns this path."""
     git("clone", "--quiet", "--depth", "1", "--no-tags", "--no-checkout", git.url, ".")
@@ -176,55 +195,21 @@ def _clone(git: Git, path: str, remote: Remote) -> None:
     if _born(git):
         git("checkout", "--quiet")
     if not (git.work / ".dvc").exists():
-        _initialize(git.work, remote)
+        pointers.initialize(git.work, remote)
 
 
 def _born(git: Git) -> bool:
     return git.tried("rev-parse", "--verify", "--quiet", "HEAD").returncode == 0
 
 
-def _initialize(work: Path, remote: Remote) -> None:
-    """Makes the clone a DVC repository whose default remote is ours, credentials aside; the first push brings that along."""
-    from dvc.repo import Repo
-
-    _hush()
-    with Repo.init(str(work)) as repo, repo.config.edit() as settings:
-        settings["core"] |= {"analytics": False, "autostage": False, "remote": "mlops"}
-        settings["remote"] = {"mlops": remote.for_dvc}
-
-
-def _hush() -> None:
-    """DVC's hints ("to track the changes with git, run...") are for people at a terminal; here git follows by itself."""
-    logging.getLogger("dvc").setLevel(logging.WARNING)
-
-
-def _added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
-    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the file itself."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    _hush()
-    target, pointer = work / path, work / f"{path}.dvc"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(source, target)
-    settings: dict[str, Any] = {"core": {"site_cache_dir": str(work.parent / "site"), "autostage": False}}
-    try:
-        with Repo(str(work), config=settings) as repo:
-            repo.add(str(target), no_commit=True)
-    except (DvcException, sqlite3.Error) as error:
-        raise Transient(f"dvc add failed for {path}: {error}") from error
-    text = pointer.read_text()
-    return parsed(text, path), text
-
-
 def _pointer_in(work: Path, path: str) -> Pointer | None:
     """The pointer at the head, if there is one. A bad one says nothing about the data that is to be versioned.
 
-    :raises IntegrityError: if it is no pointer to one file.
+    :raises IntegrityError: if it is no pointer to one file or folder.
     """
     file = work / f"{path}.dvc"
     try:
-        return parsed(file.read_text(), file.name) if file.exists() else None
+        return pointers.parsed(file.read_text(), file.name) if file.exists() else None
     except DataError as error:
         raise IntegrityError(f"{error}; put the pointer right in the data repository, or remove it") from error
 
@@ -235,21 +220,20 @@ def _tagged(git: Git, tag: str) -> str:
     return lines[-1].split()[0] if lines else ""
 
 
-def _point(git: Git, path: str, text: str, tag: str, message: str) -> str:
-    """Commits and pushes pointer and tag in one; returns the commit of the version, the old one if nothing is new."""
-    before, pointer = _pointer_in(git.work, path), git.work / f"{path}.dvc"
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    if before is None or before.md5 != parsed(text, path).md5 or not _committed(git, path):
-        pointer.write_text(text)
-        _ignore(pointer.parent / ".gitignore", f"/{Path(path).name}")
-        git("add", "--all")
-        git("commit", "--quiet", "--allow-empty", "-m", message)
-    elif known := _tagged(git, tag):
-        return known
-    branch = git("symbolic-ref", "--short", "HEAD")
-    git("tag", "--force", tag)
-    git("push", "--quiet", "--atomic", git.url, f"HEAD:refs/heads/{branch}", f"+refs/tags/{tag}:refs/tags/{tag}")
-    return git("rev-parse", "HEAD")
+def _require_room(git: Git, path: str) -> None:
+    """DVC takes no output inside of another.
+
+    :raises ConfigError: naming the other one.
+    """
+    if not _born(git):
+        return
+    every = git("ls-tree", "-r", "--name-only", "HEAD").splitlines()
+    others = [name.removesuffix(".dvc") for name in every if name.endswith(".dvc")]
+    if clash := next((o for o in others if o.startswith(f"{path}/") or path.startswith(f"{o}/")), None):
+        raise ConfigError(
+            f"{path} cannot be versioned in {git.url}: {clash} is a version there, and one may not lie in the other; "
+            "give the data set another name"
+        )
 
 
 def _committed(git: Git, path: str) -> bool:

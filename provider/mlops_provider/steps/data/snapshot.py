@@ -18,7 +18,7 @@ from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.history import against_history
 from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.data.repository import Repository, repository
-from mlops_provider.steps.records import DataVersion, DataWork
+from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact, digest
 
@@ -41,7 +41,7 @@ class SnapshotResult(Frozen):
     """The version, and the number of the ledger record that accepted it."""
 
     partition: str
-    data: DataVersion
+    data: FeatureVersion
     record: int
 
 
@@ -128,7 +128,7 @@ def _identity(said: Draft | Record) -> Any:
     return [data.get(key) for key in ("rev", "tag", "md5")] + aside
 
 
-def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> Any:
+def read(job: Job, version: FeatureVersion, columns: list[str] | None = None) -> Any:
     """The pyarrow table of a data version, out of the DVC remote, verified by DVC's hash. Git is not needed for it.
 
     :raises DataError: if the remote lacks the content or holds other content.
@@ -137,23 +137,23 @@ def read(job: Job, version: DataVersion, columns: list[str] | None = None) -> An
     return pq.read_table(pa.BufferReader(content), columns=columns)
 
 
-def _versioned(job: Job, partition: str, table: Artifact) -> DataVersion:
+def _versioned(job: Job, partition: str, table: Artifact) -> FeatureVersion:
     place = repository(job)
     try:
-        place.probe()
+        place.probe(write=True)
         with tempfile.TemporaryDirectory(prefix="mlops-snapshot-", ignore_cleanup_errors=True) as folder:
             return _added(job, place, partition, table, Path(folder, "table.parquet"))
     except OSError as error:
         raise Transient(f"{job.config.name} {partition} was not versioned: {error}") from error
 
 
-def _added(job: Job, place: Repository, partition: str, table: Artifact, file: Path) -> DataVersion:
+def _added(job: Job, place: Repository, partition: str, table: Artifact, file: Path) -> FeatureVersion:
     data = job.config.data
     job.storage.download(table, file)
     known = _described(file, data.event_time, table.uri)
     path = f"{data.dvc.path}/{partition}.parquet"
     stored = place.add(file, path, f"{job.config.name} {partition}")
-    return DataVersion(
+    return FeatureVersion(
         partition=partition,
         rev=stored.rev,
         tag=stored.tag,

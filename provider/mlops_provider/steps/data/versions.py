@@ -7,7 +7,7 @@ from typing import Any
 
 from mlops_provider.checks import Frozen
 from mlops_provider.ledger import Record
-from mlops_provider.steps.records import DataVersion, ModelVersion
+from mlops_provider.steps.records import FeatureVersion, ModelVersion
 from mlops_provider.steps.step import Job
 
 
@@ -19,7 +19,7 @@ class Known(Frozen):
     :param fitted: model versions that were fitted on it; `judged` those that were judged on it.
     """
 
-    data: DataVersion
+    data: FeatureVersion
     accepted: dt.datetime
     superseded: dt.datetime | None = None
     fitted: tuple[int, ...] = ()
@@ -51,7 +51,7 @@ def _one(md5: str, lives: list[Record], users: dict[str, list[tuple[int, str]]])
     later = [r for r in lives if r.number > mine[-1].number]
     roles = users.get(f"{mine[-1].partition} {md5}", [])
     return Known(
-        data=DataVersion.model_validate(mine[-1].facts["data"]),
+        data=FeatureVersion.model_validate(mine[-1].facts["data"]),
         accepted=mine[0].at,
         superseded=later[0].at if later else None,
         fitted=tuple(version for version, role in roles if role == "fitted"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.ledger import Draft, Record, champion, last
-from mlops_provider.steps.records import DataVersion, Decision, Drifted, Measured
+from mlops_provider.steps.records import Decision, Drifted, FeatureVersion, Measured
 from mlops_provider.steps.step import Job, step
 
 
@@ -61,11 +61,11 @@ def judge(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> 
     return _threshold(job, arguments, records)
 
 
-def accepted(records: tuple[Record, ...]) -> dict[str, DataVersion]:
+def accepted(records: tuple[Record, ...]) -> dict[str, FeatureVersion]:
     """The data version of each partition whose newest delivery was accepted, in order of time."""
     newest = {record.partition: record for record in records if record.kind == "data"}
     return {
-        name: DataVersion.model_validate(newest[name].facts["data"])
+        name: FeatureVersion.model_validate(newest[name].facts["data"])
         for name in sorted(newest)
         if newest[name].outcome == "accepted"
     }

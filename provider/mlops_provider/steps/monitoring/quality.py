@@ -9,7 +9,7 @@ from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
-from mlops_provider.steps.records import DataVersion, Measured, Predictions
+from mlops_provider.steps.records import FeatureVersion, Measured, Predictions
 from mlops_provider.steps.release.gate import bounded
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import metrics
@@ -19,7 +19,7 @@ class QualityArguments(Frozen):
     """The scored partition, and the accepted data with its labels."""
 
     predictions: Predictions
-    data: DataVersion
+    data: FeatureVersion
 
 
 @step("quality", arguments=QualityArguments, result=Measured, sections=("data", "evaluation", "monitoring"))

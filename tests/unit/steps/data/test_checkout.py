@@ -11,7 +11,7 @@ from mlops_provider.exceptions import DataError, RequestError, Transient
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.checkout import CheckedOut
 from mlops_provider.steps.data.remote import Pointer, Remote
-from mlops_provider.steps.records import DataVersion
+from mlops_provider.steps.records import FeatureVersion
 from tests.support.tiny import World, call
 from tests.unit.steps.data.test_snapshot import changed, data_versions, stored, versioned
 
@@ -21,7 +21,7 @@ def checkout(world: World, **asked: Any) -> CheckedOut:
     return found
 
 
-def asked_by(version: DataVersion, how: str) -> dict[str, Any]:
+def asked_by(version: FeatureVersion, how: str) -> dict[str, Any]:
     ways: dict[str, dict[str, Any]] = {
         "version": {"version": version},
         "tag": {"tag": version.tag},
@@ -126,6 +126,6 @@ def test_versions_of_old_records_are_read(accepted: World) -> None:
     """Records of earlier releases tell neither files, schema nor URI."""
     version = data_versions(accepted)[0]
     told = version.model_dump(mode="json", exclude={"files", "schema_hash", "uri"})
-    old = DataVersion.model_validate(told)
+    old = FeatureVersion.model_validate(told)
     assert snapshot.read(accepted.job(), old).num_rows == version.rows
     assert checkout(accepted, version=old).md5 == version.md5

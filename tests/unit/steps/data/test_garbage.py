@@ -16,7 +16,7 @@ from mlops_provider.steps import registry
 from mlops_provider.steps.data import garbage, snapshot, versions
 from mlops_provider.steps.data.garbage import Collected
 from mlops_provider.steps.data.repository import Repository
-from mlops_provider.steps.records import DataVersion
+from mlops_provider.steps.records import FeatureVersion
 from tests.support.tiny import DAYS, World, call, registry_of
 from tests.unit.steps.data.test_snapshot import changed, data_versions, git, stored, versioned
 
@@ -36,7 +36,7 @@ def collect(world: World, **given: Any) -> Collected:
     return found
 
 
-def revised(world: World, times: int = 1) -> list[DataVersion]:
+def revised(world: World, times: int = 1) -> list[FeatureVersion]:
     """All versions of the first day after it was revised."""
     for _ in range(times):
         changed(world)
@@ -44,7 +44,7 @@ def revised(world: World, times: int = 1) -> list[DataVersion]:
     return [one for one in data_versions(world) if one.partition == DAY]
 
 
-def there(world: World, found: list[DataVersion]) -> list[bool]:
+def there(world: World, found: list[FeatureVersion]) -> list[bool]:
     return [stored(world, one).exists() for one in found]
 
 
@@ -202,7 +202,7 @@ def test_what_the_head_names_stays_although_the_ledger_says_otherwise(accepted: 
     assert there(accepted, found) == [True, True]
 
 
-def brought(world: World, version: DataVersion) -> None:
+def brought(world: World, version: FeatureVersion) -> None:
     from mlops_provider.steps.data.repository import repository
 
     copy = world.root / "copy.parquet"
@@ -257,7 +257,7 @@ def test_content_that_returns_while_garbage_is_collected_stays(
     assert snapshot.read(accepted.job(), found[0]).num_rows == found[0].rows
 
 
-def versions_of(world: World) -> list[DataVersion]:
+def versions_of(world: World) -> list[FeatureVersion]:
     return [one for one in data_versions(world) if one.partition == DAY]
 
 

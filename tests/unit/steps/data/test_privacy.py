@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ def _contents(path: Path) -> list[bytes]:
     return found
 
 
+def _in_git(repository: Path) -> bytes:
+    """All that is in a repository: git packs its objects, so that their files do not show it."""
+    command = ["git", "-C", str(repository), "cat-file", "--batch", "--batch-all-objects"]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
 def _holders(root: Path) -> list[str]:
     files = [path for path in root.rglob("*") if path.is_file()]
     assert files
@@ -79,6 +86,9 @@ def test_a_whole_lap_writes_a_marked_value_nowhere(
     delivered = {f"data/tiny/{day}/{what}.parquet" for day in LAP for what in ("inputs", "labels")}
     # The search finds what was delivered, and nothing that the loops wrote: artifacts, MLflow, the DVC remote, git.
     assert set(_holders(world.root)) == {*delivered, "data/sites.parquet"}
+    commits = _in_git(world.data / "repository.git")
+    assert LAP[-1].encode() in commits
+    assert MARKER.encode() not in commits
 
 
 def test_a_marked_column_of_the_history_never_reaches_the_function(delivered: World) -> None:

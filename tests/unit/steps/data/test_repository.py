@@ -21,8 +21,9 @@ from mlops_provider.exceptions import (
 from mlops_provider.steps.data import git as git_module
 from mlops_provider.steps.data import repository as repository_module
 from mlops_provider.steps.data.git import Git, checked, environment, is_remote_shell, session
+from mlops_provider.steps.data.pointers import parsed
 from mlops_provider.steps.data.remote import Pointer, Remote
-from mlops_provider.steps.data.repository import Repository, parsed
+from mlops_provider.steps.data.repository import Repository
 
 PATH = "tables/a.csv"
 

@@ -18,7 +18,7 @@ from mlops_provider.steps import tables
 from mlops_provider.steps.data import repository, snapshot
 from mlops_provider.steps.data.git import Git
 from mlops_provider.steps.data.snapshot import SnapshotResult
-from mlops_provider.steps.records import DataVersion
+from mlops_provider.steps.records import FeatureVersion
 from tests.support.tiny import DAYS, Killed, World, call, request
 from tests.support.workers import mlops_at_once
 
@@ -49,11 +49,11 @@ def changed(world: World, day: str = DAY) -> None:
     world.rewrite(day, "inputs", lambda frame: frame.assign(a=frame["a"] + 1))
 
 
-def data_versions(world: World) -> list[DataVersion]:
-    return [DataVersion.model_validate(r.facts["data"]) for r in world.records("data")]
+def data_versions(world: World) -> list[FeatureVersion]:
+    return [FeatureVersion.model_validate(r.facts["data"]) for r in world.records("data")]
 
 
-def stored(world: World, version: DataVersion) -> Path:
+def stored(world: World, version: FeatureVersion) -> Path:
     return world.data / "dvc" / "files" / "md5" / version.md5[:2] / version.md5[2:]
 
 
@@ -181,18 +181,18 @@ def test_two_writers_at_once_both_land(delivered: World, tmp_path: Path) -> None
     }
     found = mlops_at_once(requests, "snapshot")
     for day in DAYS[:2]:
-        version = DataVersion.model_validate(found[day]["result"]["data"])
+        version = FeatureVersion.model_validate(found[day]["result"]["data"])
         assert snapshot.read(delivered.job(), version).num_rows == version.rows
         assert git(delivered, "show", f"main:tiny/{day}.parquet.dvc")
     assert {r.partition for r in delivered.records("data")} == set(DAYS[:2])
 
 
 def before_push(monkeypatch: pytest.MonkeyPatch, does: Callable[[], object]) -> None:
-    """Lets something happen just before each push."""
+    """Lets something happen just before each push that sends something."""
     run = Git.__call__
 
     def late(self: Git, *arguments: str, **given: Any) -> str:
-        if arguments[0] == "push":
+        if arguments[0] == "push" and "--dry-run" not in arguments:
             does()
         return run(self, *arguments, **given)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mlops_provider.steps.records import DataVersion, Measured
+from mlops_provider.steps.records import FeatureVersion, Measured
 from mlops_provider.steps.scoring.predictions import manifest
 from tests.support.tiny import DAYS, World, call, feed
 
@@ -18,7 +18,7 @@ DAY = DAYS[3]
 def measured(world: World, day: str = DAY, **configuration: Any) -> Measured:
     job = world.configure(**configuration)
     record = next(r for r in reversed(world.records("data")) if r.partition == day)
-    data = DataVersion.model_validate(record.facts["data"])
+    data = FeatureVersion.model_validate(record.facts["data"])
     found: Measured = call(job, "quality", predictions=manifest(job, DAY), data=data)
     return found
 
