@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     garbage = command("gc", _gc, "tell, or delete, content of data versions that nothing needs any more")
     _model_options(garbage)
     _garbage_options(garbage)
+    difference = command("diff", _diff, "tell what changed between two versions of a model")
+    difference.add_argument("first", metavar="V1", help="a version: number or alias")
+    difference.add_argument("second", metavar="V2", help="the other one")
+    difference.add_argument("--model", required=True, help="name of the model")
     check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
     _place_options(check)
     command("schema", _schema, "print the JSON schema of model.yaml, for editors")
@@ -267,6 +271,14 @@ def _gc(options: Any) -> int:
         print(f"{one.tag}  {one.size:,} bytes")
     said = "deleted" if done.deleted else "would be deleted with --delete"
     print(f"{len(done.garbage)} versions, {done.size:,} bytes {said}; {done.kept} versions stay")
+    return 0
+
+
+def _diff(options: Any) -> int:
+    from mlops_provider import diff
+
+    found = diff.difference(options.model, options.first, options.second, from_environment())
+    print(found.model_dump_json(indent=1) if options.json else diff.render(found))
     return 0
 
 
