@@ -187,7 +187,11 @@ def _line(job: Job, row: Row, manual: Manual | None, records: list[tuple[str, st
             told = f"{seen.where}: {check.state}{f' ({check.subject})' if check.subject else ''}"
             injection = f"{INJECTION}[{row.id}]"
             return Line(**about, standing="automated", check=check.name, evidence=told, injection=injection)
-        reason = f"its check ({', '.join(row.checks)}) has not run for this model" if seen is None else "no fault turns it red"
+        reason = (
+            f"its check ({', '.join(row.checks)}) has not run for this model"
+            if seen is None
+            else "no fault turns it red"
+        )
     if manual is not None:
         told = f"{manual.by} on {manual.on}: {manual.result}; {manual.report}"
         return Line(**about, standing="manual", evidence=told, reason=reason)
@@ -195,7 +199,7 @@ def _line(job: Job, row: Row, manual: Manual | None, records: list[tuple[str, st
 
 
 def _evidence(job: Job, row: Row, records: list[tuple[str, str, dict[str, Any]]]) -> Seen | None:
-    """The newest check that answers a row. One that carries the row's id counts whatever its name is."""
+    """A check that answers a row, the newest of those in the ledger. One that carries the row's id counts whatever its name is."""
     limits = job.config.gates.thresholds if row.room == "gate" else job.config.monitoring.quality.thresholds
     names = [name for check in row.checks for name in (limits if check == "{metrics}" else (check,))]
     kept = records if row.room in ("gate", "drift", "quality") else _stored(job, str(row.room))

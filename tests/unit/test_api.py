@@ -24,7 +24,11 @@ from tests.support.tiny import DAYS, World, alias, registry_of
 @pytest.fixture
 def environment(lapped: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A model that has lived; a notebook finds its deployment in the environment."""
-    for name, value in (("ARTIFACT_ROOT", lapped.artifacts), ("DATA_ROOT", lapped.data), ("INCLUDE_DIR", lapped.include)):
+    for name, value in (
+        ("ARTIFACT_ROOT", lapped.artifacts),
+        ("DATA_ROOT", lapped.data),
+        ("INCLUDE_DIR", lapped.include),
+    ):
         monkeypatch.setenv(f"AIRFLOW__MLOPS__{name}", str(value))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lapped.deployment.tracking_uri)
     return lapped
@@ -147,9 +151,10 @@ def test_two_versions_differ_in_data_and_metrics_and_nothing_else(lapped: World)
 def test_changed_code_and_configuration_are_named(registered: World) -> None:
     from tests.support.tiny import train
 
+    registered.configure(training={"rounds": 21})
     features = registered.model / "features.py"
     features.write_text(features.read_text() + "\nCHANGED = True\n")
-    version = train(registered, registered.configure(training={"rounds": 21}))
+    version = train(registered, registered.job())
     found = compared(registered, 1, version.version)
     assert names(found, "code") == {"features.py"}
     (change,) = [change for change in found.changes if change.section == "configuration"]

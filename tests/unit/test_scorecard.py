@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
-from mlops_provider.checks import Check
+from mlops_provider import scorecard as cards
+from mlops_provider.checks import Check, Verdict, could_not_run
 from mlops_provider.exceptions import ConfigError
 from mlops_provider.scorecard import INJECTION, MANUAL, ROWS, SECTIONS, Row, Scorecard, render, scorecard
 from mlops_provider.steps import plan
-from mlops_provider.steps.data.code_tests import CodeTestsArguments, test_code
 from mlops_provider.steps.records import DataVersion
 from mlops_provider.steps.scoring.predictions import manifest
 from tests.support.code import BAD, pretended, with_tests
@@ -68,12 +69,21 @@ def test_a_model_for_which_nothing_ran_has_no_points(empty: World) -> None:
     assert "has not run for this model" in lines(empty)["data-1"].reason
 
 
-def test_a_check_that_could_not_run_is_no_evidence(champion: World) -> None:
-    champion.deliver(DAY, what=("inputs",))
-    for _ in range(3):
-        champion.loops().drain()
-    before = lines(champion)["monitor-3"]
-    assert before.standing == "not covered"  # nothing is recorded before the labels are there
+@pytest.mark.parametrize(
+    ("check", "standing"),
+    [
+        (Check(name="auc", passed=False), "automated"),
+        (Check(name="own", passed=True, rubric="infra-4"), "automated"),
+        (Check(name="own", passed=True, rubric="infra-5"), "not covered"),
+        (could_not_run("auc", "was not measured"), "not covered"),
+    ],
+)
+def test_a_check_that_could_not_run_is_no_evidence(
+    empty: World, monkeypatch: pytest.MonkeyPatch, check: Check, standing: str
+) -> None:
+    verdict = Verdict(subject="tiny", checks=(check,)).model_dump(mode="json")
+    monkeypatch.setattr(cards, "_recorded", lambda job: [("gate", "somewhere", {"judged": verdict})])
+    assert lines(empty)["infra-4"].standing == standing
 
 
 def test_what_a_person_documented_is_worth_a_half(lapped: World) -> None:
@@ -133,7 +143,7 @@ def _outcome_as_feature(world: World, patch: pytest.MonkeyPatch) -> Iterable[Che
 def _failing_test(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
     pretended(patch)
     job = with_tests(world, BAD)
-    test_code(job, CodeTestsArguments(code=job.model.ref))
+    call(job, "test_code", code=job.model.ref)
     version = world.versions()[-1]
     version = version.model_copy(update={"package": version.package.model_copy(update={"code": job.model.ref})})
     return call(job, "gate", version=version).verdict.checks  # type: ignore[no-any-return]
@@ -180,7 +190,7 @@ FAULTS: dict[str, tuple[str, Callable[[World, pytest.MonkeyPatch], Iterable[Chec
 
 def test_a_fault_is_injected_for_every_row_that_says_so() -> None:
     assert sorted(FAULTS) == sorted(row.id for row in ROWS if row.injected)
-    assert f"{__name__.replace('.', '/')}.py".endswith(INJECTION.split("::")[0].removeprefix("tests/unit/"))
+    assert Path(__file__).match(INJECTION.split("::")[0])
     assert INJECTION.split("::")[1] in globals()
 
 

@@ -87,7 +87,7 @@ class Polling(BaseEventTrigger):
         """Looks for ever. A look that fails is told to all, and the next one may succeed."""
         look = cls.looking(kwargs)
         while True:
-            yield await _looked(look, f"{kwargs[cls.shared[0]]}")
+            yield await _looked(look, kwargs[cls.shared[0]])
             await asyncio.sleep(kwargs["poll"])
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -174,11 +174,11 @@ class Announcing(Polling):
         return True
 
 
-async def _looked(look: Callable[[], dict[str, str]], where: str) -> Look:
+async def _looked(look: Callable[[], dict[str, str]], where: str | None) -> Look:
     try:
         return Look(await asyncio.to_thread(look))
     except Exception as error:
-        problem = f"{where}: {type(error).__name__}: {error}"
+        problem = f"{f'{where}: ' if where else ''}{type(error).__name__}: {error}"
         log.error("not looked at, the next look may succeed: %s", problem)
         refused = isinstance(error, MlopsError) and not isinstance(error, Transient)
         return Look(problem=problem, hopeless=refused or isinstance(error, PermissionError))
