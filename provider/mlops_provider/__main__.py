@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     garbage = command("gc", _gc, "tell, or delete, content of data versions that nothing needs any more")
     _model_options(garbage)
     _garbage_options(garbage)
+    difference = command("diff", _diff, "tell what changed between two versions of a model")
+    difference.add_argument("first", metavar="V1", help="a version: number or alias")
+    difference.add_argument("second", metavar="V2", help="the other one")
+    difference.add_argument("--model", required=True, help="name of the model")
+    card = command("scorecard", _scorecard, "tell which of the 28 tests of the ML Test Score a model passes by itself")
+    _model_options(card)
     check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
     _place_options(check)
     command("schema", _schema, "print the JSON schema of model.yaml, for editors")
@@ -267,6 +273,22 @@ def _gc(options: Any) -> int:
         print(f"{one.tag}  {one.size:,} bytes")
     said = "deleted" if done.deleted else "would be deleted with --delete"
     print(f"{len(done.garbage)} versions, {done.size:,} bytes {said}; {done.kept} versions stay")
+    return 0
+
+
+def _scorecard(options: Any) -> int:
+    from mlops_provider import scorecard
+
+    card = scorecard.scorecard(_job(options, from_environment()))
+    print(card.model_dump_json(indent=1) if options.json else scorecard.render(card))
+    return 0
+
+
+def _diff(options: Any) -> int:
+    from mlops_provider import diff
+
+    found = diff.difference(options.model, options.first, options.second, from_environment())
+    print(found.model_dump_json(indent=1) if options.json else diff.render(found))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -38,6 +39,30 @@ class DvcAccess(Frozen):
     known_hosts: str = ""
 
 
+class MlflowAccess(Frozen):
+    """An MLflow server and what lets us in: user and password, or a token, or nothing.
+
+    :param uri: address of the server; empty where the deployment's own is meant.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    uri: str = ""
+    username: str = ""
+    password: str = Field("", repr=False)
+    token: str = Field("", repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of every request to the server."""
+        if self.token:
+            return {"Authorization": f"Bearer {self.token}"}
+        if not self.username:
+            return {}
+        told = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+        return {"Authorization": f"Basic {told}"}
+
+
 class Deployment(Frozen):
     """The facts that steps need beside the model and their arguments; travels with every request.
 
@@ -47,6 +72,7 @@ class Deployment(Frozen):
     :param tracking_uri: MLflow server (http...) or database (sqlite:///...).
     :param registry_prefix: put before the names of registered models and experiments.
     :param actor: who acts: a DAG run, a terminal.
+    :param mlflow: what lets us into the MLflow server; what MLflow itself finds in the environment if empty.
     :param dvc: the data repository's places and credentials, where a connection gives them.
     """
 
@@ -59,6 +85,7 @@ class Deployment(Frozen):
     registry_prefix: str = ""
     actor: str = "terminal"
     storage_options: dict[str, dict[str, Any]] = Field({}, repr=False)
+    mlflow: MlflowAccess = MlflowAccess()
     dvc: DvcAccess = DvcAccess()
 
     @field_validator("environment")

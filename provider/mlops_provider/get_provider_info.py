@@ -29,18 +29,27 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"mlops_provider.hooks.{name}" for name in ("aws", "dvc", "mlflow")],
             }
         ],
-        "sensors": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.sensors.data"]}],
-        "triggers": [{"integration-name": "MLOps", "python-modules": ["mlops_provider.triggers.data"]}],
-        "extra-links": ["mlops_provider.links.ValidationReportLink"],
+        "sensors": [{"integration-name": "MLOps", "python-modules": _modules("sensors")}],
+        "triggers": [{"integration-name": "MLOps", "python-modules": _modules("triggers")}],
+        "extra-links": [
+            f"mlops_provider.links.{name}" for name in ("ValidationReportLink", "MlflowRunLink", "ModelVersionLink")
+        ],
         "connection-types": [
             {
                 "connection-type": "mlflow",
                 "hook-class-name": "mlops_provider.hooks.mlflow.MlflowHook",
                 "hook-name": "MLflow",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "login", "password", "extra"],
-                    "relabeling": {"host": "Server"},
-                    "placeholders": {"host": "http://mlflow.example.com", "port": "5000"},
+                    "hidden-fields": ["schema", "extra"],
+                    "relabeling": {"host": "Server", "login": "User"},
+                    "placeholders": {
+                        "host": "https://mlflow.example.com",
+                        "port": "5000",
+                        "login": "for basic authentication; empty for a token or none",
+                    },
+                },
+                "conn-fields": {
+                    "token": _field("Token", "Bearer token, in place of user and password.", format="password")
                 },
             },
             {
@@ -57,6 +66,10 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "config": {"mlops": {"description": "Where the loops keep their things.", "options": _options()}},
     }
+
+
+def _modules(floor: str) -> list[str]:
+    return [f"mlops_provider.{floor}.{room}" for room in ("data", "training")]
 
 
 def _dvc_fields() -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink, conf
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 REPORT = "validation_report"
+RUN = "mlflow_run"
+VERSION = "mlflow_version"
 REPORTS_PREFIX = "/mlops-reports"
 
 
@@ -23,6 +27,40 @@ class ValidationReportLink(BaseOperatorLink):
         from airflow.sdk.execution_time.xcom import XCom
 
         return str(XCom.get_value(ti_key=ti_key, key=REPORT) or "")
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """The run in MLflow's own pages: parameters, metrics and artifacts."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return str(XCom.get_value(ti_key=ti_key, key=RUN) or "")
+
+
+class ModelVersionLink(BaseOperatorLink):
+    """The version in MLflow's registry: aliases, tags and lineage."""
+
+    name = "Model version"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return str(XCom.get_value(ti_key=ti_key, key=VERSION) or "")
+
+
+def mlflow_addresses(server: str, registered: str, version: Mapping[str, Any]) -> dict[str, str]:
+    """Addresses of a version's pages by the key of their XCom; none if MLflow is a database without a server.
+
+    :param registered: name of the model in MLflow.
+    :param version: its number and its run, as a step gave them.
+    """
+    if not server.startswith("http"):
+        return {}
+    pages = {RUN: f"runs/{version['run_id']}", VERSION: f"models/{quote(registered)}/versions/{version['version']}"}
+    return {key: f"{server}/#/{page}" for key, page in pages.items()}
 
 
 def report_address(model: str, uri: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -164,3 +167,53 @@ class QueueServer:
 def _signal(leader: subprocess.Popen[bytes], what: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, what)
+
+
+class Doorkeeper:
+    """Stands before a server on loopback, and lets in only who brings this ``Authorization``.
+
+    :ivar calls: method, path and status of every request.
+    """
+
+    def __init__(self, server: str, authorization: str) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        calls, host = self.calls, server.removeprefix("http://")
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_one(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Authorization") != authorization:
+                    return self.answer(401, b"You are not authenticated", {})
+                behind = http.client.HTTPConnection(host, timeout=60)
+                given = {
+                    name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
+                }
+                behind.request(self.command, self.path, body, given)
+                found = behind.getresponse()
+                content = found.read()
+                behind.close()
+                return self.answer(found.status, content, {"Content-Type": found.headers.get("Content-Type", "")})
+
+            def answer(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+                calls.append((self.command, self.path, status))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *told: Any) -> None:
+                """Says nothing."""
+
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.handle_one)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)

@@ -24,6 +24,7 @@ from airflow.triggers.shared_stream import SharedStreamManager
 
 from mlops_provider.exceptions import ConfigError, Transient
 from mlops_provider.sensors.data import DataVersionSensor, LabelsArrivedSensor, NewPartitionSensor
+from mlops_provider.triggers import base
 from mlops_provider.triggers import data as triggers
 from mlops_provider.triggers.data import (
     DataVersionTrigger,
@@ -203,7 +204,7 @@ def test_watchers_and_sensors_of_one_source_share_their_looks(place: Path) -> No
         deliver(place, day)
     paced = SimpleNamespace(to_thread=asyncio.to_thread, sleep=sleep)
     with (
-        patch.object(triggers, "asyncio", paced),
+        patch.object(base, "asyncio", paced),
         patch.object(triggers, "look_out", lambda *given: looks.append(1) or real(*given)),
     ):
         told = asyncio.run(story())
@@ -242,7 +243,7 @@ def test_a_look_that_fails_stops_no_watcher_and_is_told_with_its_place(
 
 @pytest.mark.parametrize(
     ("error", "looks", "hopeless"),
-    [(OSError("away"), triggers.PATIENCE, False), (PermissionError("not you"), 1, True), (ConfigError("no"), 1, True)],
+    [(OSError("away"), base.PATIENCE, False), (PermissionError("not you"), 1, True), (ConfigError("no"), 1, True)],
 )
 def test_a_sensors_trigger_gives_up_when_there_is_no_hope(
     place: Path, error: Exception, looks: int, hopeless: bool

@@ -10,11 +10,12 @@ from airflow.sdk import Asset, BaseOperator, Context, conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from mlops_provider.config import check_name
-from mlops_provider.deployment import Deployment, DvcAccess
+from mlops_provider.deployment import Deployment, DvcAccess, MlflowAccess
 from mlops_provider.exceptions import ConfigError, ConflictError, MlopsError, Transient
 from mlops_provider.hooks.aws import s3_options
 from mlops_provider.hooks.dvc import DvcHook
 from mlops_provider.hooks.mlflow import MlflowHook
+from mlops_provider.links import mlflow_addresses
 from mlops_provider.steps.data.git import is_remote_shell
 from mlops_provider.storage import join
 
@@ -70,10 +71,24 @@ def deployment(context: Context) -> Deployment:
     """The deployment with its connections resolved, acting for this task."""
     run = context["run_id"]
     found = local_deployment(actor=f"{context['dag'].dag_id} {run}")
-    known: dict[str, Any] = {"tracking_uri": MlflowHook(setting("mlflow_conn_id", "mlflow_default")).get_conn()}
+    mlflow = mlflow_access()
+    known: dict[str, Any] = {"tracking_uri": mlflow.uri, "mlflow": mlflow}
     if dvc_conn_id := setting("dvc_conn_id"):
         known["dvc"] = DvcHook(dvc_conn_id, aws_conn_id=setting("aws_conn_id", "aws_default")).get_conn()
     return found.model_copy(update=known)
+
+
+def mlflow_conn_id() -> str:
+    """Id of the connection to the deployment's MLflow server."""
+    return setting("mlflow_conn_id", "mlflow_default")
+
+
+def mlflow_access(conn_id: str | None = None) -> MlflowAccess:
+    """Address of an MLflow server and what lets us in.
+
+    :param conn_id: a connection of type ``mlflow``; [mlops] mlflow_conn_id if None.
+    """
+    return MlflowHook(conn_id or mlflow_conn_id()).get_conn()
 
 
 def git_access(conn_id: str | None = None) -> DvcAccess:
@@ -218,6 +233,16 @@ class StepOperator(BaseOperator):
         if not include:
             raise AirflowFailException("[mlops] include_dir is not set: name the folder that holds models/ there")
         return f"{include}/models/{check_name(self.model)}"
+
+    def linked(self, context: Context, version: Any) -> None:
+        """Hands on where MLflow shows a version, for the links of the task: before it is worked on, so that a task that fails
+        has them too.
+
+        :param version: as a step gave it.
+        """
+        place, ours = mlflow_access(), f"{setting('registry_prefix')}{self.model}"
+        for key, address in mlflow_addresses(place.uri, ours, self.whole(version)).items():
+            context["ti"].xcom_push(key, address)
 
     def announce(self, context: Context, extra: dict[str, Any]) -> None:
         """Gives the events of the task's outlets something to read for people."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, Context
+from airflow.sdk import Asset, AssetAlias, BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.exceptions import Refused
+from mlops_provider.links import MlflowRunLink, ModelVersionLink
 from mlops_provider.operators.base import StepOperator, deployment
 
 
@@ -20,6 +21,7 @@ class ModelGateOperator(StepOperator):
     """
 
     template_fields: Sequence[str] = (*StepOperator.template_fields, "version")
+    operator_extra_links: Collection[BaseOperatorLink] = (MlflowRunLink(), ModelVersionLink())
     step = "gate"
 
     def __init__(self, *, version: Any, on_refusal: Asset | None = None, **kwargs: Any) -> None:
@@ -28,6 +30,7 @@ class ModelGateOperator(StepOperator):
         self.on_refusal = on_refusal
 
     def run(self, context: Context) -> Any:
+        self.linked(context, self.version)
         again = bool(context["params"].get("version"))
         outcome = self.outcome(context, self.step, {"version": self.version, "again": again})
         found = outcome.result
@@ -45,6 +48,7 @@ class PromoteModelOperator(StepOperator):
     """
 
     template_fields: Sequence[str] = (*StepOperator.template_fields, "version", "judged")
+    operator_extra_links: Collection[BaseOperatorLink] = (MlflowRunLink(), ModelVersionLink())
     step = "promote"
 
     def __init__(self, *, version: Any, judged: Any, **kwargs: Any) -> None:
@@ -55,6 +59,7 @@ class PromoteModelOperator(StepOperator):
     def run(self, context: Context) -> Any:
         from mlops_provider.steps.step import unpacked
 
+        self.linked(context, self.version)
         judged = unpacked(self.judged, deployment(context).storage)
         if judged["outcome"] != "promote":
             raise AirflowSkipException(f"version {judged['version']} was refused: {judged['reason']}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from airflow.sdk import Context
+from airflow.sdk import BaseOperatorLink, Context
 
+from mlops_provider.links import MlflowRunLink, ModelVersionLink
 from mlops_provider.operators.base import StepOperator, truth
 
 
@@ -82,6 +83,7 @@ class RegisterModelOperator(StepOperator):
     """
 
     template_fields: Sequence[str] = (*StepOperator.template_fields, "trained", "package", "evaluation")
+    operator_extra_links: Collection[BaseOperatorLink] = (MlflowRunLink(), ModelVersionLink())
     step = "register"
 
     def __init__(self, *, trained: Any, package: Any, evaluation: Any, **kwargs: Any) -> None:
@@ -94,5 +96,6 @@ class RegisterModelOperator(StepOperator):
         arguments = {"trained": self.trained, "package": self.package, "evaluation": self.evaluation}
         outcome = self.outcome(context, self.step, arguments)
         version = outcome.result["version"]
+        self.linked(context, version)
         self.announce(context, {"version": version["version"], "run_id": version["run_id"], "drill": version["drill"]})
         return self.packed(context, outcome)

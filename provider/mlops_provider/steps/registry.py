@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.exceptions import ConfigError, MlopsError, Transient
+from mlops_provider.mlflow_headers import using
 from mlops_provider.steps.step import Job
+from mlops_provider.tracking import refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +30,10 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 def client(job: Job) -> Iterator[MlflowClient]:
     """MLflow's client for this deployment.
 
+    Within, every request of MLflow carries the deployment's credentials; artifacts go through the server.
+
     :raises ConfigError: if no server is configured.
+    :raises AccessDenied: if it does not let us in.
     :raises Transient: if the server cannot be reached or fails.
     """
     uri = job.deployment.tracking_uri
@@ -39,13 +44,31 @@ def client(job: Job) -> Iterator[MlflowClient]:
     from mlflow import MlflowClient
 
     try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with using(job.deployment.mlflow):
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlopsError:
         raise
     except Exception as error:
+        if status := _denied(error):
+            raise refused(uri, status) from error
         if _unreachable(error):
             raise Transient(f"MLflow at {uri} did not answer: {str(error)[:300]}") from error
         raise
+
+
+def _denied(error: BaseException | None) -> int:
+    """The status with which the server refused us, here or below in the chain of causes; 0 if it did not."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import HTTPError
+
+    codes = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+    while error is not None:
+        if isinstance(error, MlflowException) and error.error_code in codes:
+            return codes[error.error_code]
+        if isinstance(error, HTTPError) and error.response is not None and error.response.status_code in (401, 403):
+            return int(error.response.status_code)
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def _unreachable(error: BaseException | None) -> bool:
