@@ -25,6 +25,7 @@ from mlops_provider.sections import (
     Gates,
     Monitoring,
     Name,
+    Packaging,
     Retrain,
     Scoring,
     Section,
@@ -43,6 +44,7 @@ class ModelConfig(Section):
     features: Features
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    package: Packaging = Packaging()
     gates: Gates
     scoring: Scoring = Scoring()
     monitoring: Monitoring

@@ -21,10 +21,12 @@ from mlops_provider.sections.data import Validation as Validation
 from mlops_provider.sections.data import Watch as Watch
 from mlops_provider.sections.loops import Bounds as Bounds
 from mlops_provider.sections.loops import Drift as Drift
+from mlops_provider.sections.loops import Edge as Edge
 from mlops_provider.sections.loops import Evaluation as Evaluation
 from mlops_provider.sections.loops import Features as Features
 from mlops_provider.sections.loops import Gates as Gates
 from mlops_provider.sections.loops import Monitoring as Monitoring
+from mlops_provider.sections.loops import Packaging as Packaging
 from mlops_provider.sections.loops import Quality as Quality
 from mlops_provider.sections.loops import Resources as Resources
 from mlops_provider.sections.loops import Retrain as Retrain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -153,17 +153,66 @@ class Bounds(Section):
         return self
 
 
+Milliseconds = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
+
+
+class LatencyLimits(Section):
+    """How many milliseconds the package may take to score a batch of so many rows, by the median of several runs."""
+
+    rows_1: Milliseconds = None
+    rows_1000: Milliseconds = None
+    rows_100000: Milliseconds = None
+
+    @property
+    def by_rows(self) -> dict[int, float]:
+        """The limits that were given, by rows of the batch."""
+        limits = {1: self.rows_1, 1_000: self.rows_1000, 100_000: self.rows_100000}
+        return {rows: limit for rows, limit in limits.items() if limit is not None}
+
+
 class Gates(Section):
     """What a candidate must show before it replaces the champion.
 
     :param thresholds: absolute limits by metric. They also decide on the first model, which has no champion to beat.
     :param min_gain: the lower confidence bound of the gain over the champion must be above this.
     :param parity: largest accepted relative difference between the package and the trained model.
+    :param size: of the ONNX file.
     """
 
     thresholds: dict[Metric, Bounds] = Field(min_length=1)
     min_gain: float = Field(0.0, ge=0)
     parity: float = Field(1e-6, gt=0, le=1e-3)
+    latency: LatencyLimits = LatencyLimits()
+    size: str | None = Field(None, pattern=r"^[1-9]\d{0,5}(KiB|MiB|GiB)$")
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The largest accepted size of the ONNX file in bytes; None if any will do."""
+        if self.size is None:
+            return None
+        return int(self.size[:-3]) * {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[self.size[-3:]]
+
+
+class Edge(Section):
+    """A smaller variant of each package, for devices: measured beside the package, never scored with by the loops.
+
+    :param keep: share of the trees that are kept, the first ones; at least one is.
+    :param precision: of inputs, thresholds and leaves; ``float32`` scores each float32 input as the trees do.
+    :param max_loss: largest accepted loss in the primary metric on the holdout; None only measures it.
+    """
+
+    keep: float = Field(1.0, gt=0, le=1)
+    precision: Literal["float32", "float64"] = "float32"
+    max_loss: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
+class Packaging(Section):
+    """What is packaged beside the model itself.
+
+    :param edge: none unless it is given.
+    """
+
+    edge: Edge | None = None
 
 
 class Scoring(Section):

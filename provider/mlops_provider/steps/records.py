@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from mlops_provider.checks import Frozen, Verdict
+from mlops_provider.checks import Check, Frozen, Verdict
 from mlops_provider.modelcode import CodeRef
 from mlops_provider.storage import Artifact, digest
 
@@ -115,11 +115,29 @@ class Trained(Frozen):
     environment: dict[str, str]
 
 
+class Latency(Frozen):
+    """How long scoring a batch took, in milliseconds, where the package was made.
+
+    :param rows: of the batch; `runs` is how often it was scored, 0 if it was not, `why` says why not.
+    :param median: of the runs; `p95` their 95th percentile.
+    """
+
+    rows: int
+    runs: int
+    median: float | None = None
+    p95: float | None = None
+    why: str = ""
+
+
 class Package(Frozen):
     """A model as it is deployed: data, not code.
 
     :param features: names in the order of the input tensor.
     :param fitted: the version's own statistics, applied to features before they are scored.
+    :param files: what travels with the model, by file name: golden.json, schema.json, profile.json, environment.txt,
+        and the edge variants if model.yaml asks for them. Empty in records of old.
+    :param latency: by batch, smallest first; empty in records of old.
+    :param checks: what else was checked while it was packaged.
     """
 
     onnx: Artifact
@@ -130,6 +148,9 @@ class Package(Frozen):
     fitted: Artifact | None = None
     cut: float
     parity: Verdict
+    files: dict[str, Artifact] = {}
+    latency: tuple[Latency, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 class Interval(Frozen):
@@ -162,6 +183,7 @@ class ModelVersion(Frozen):
     """A registered version with its lineage: the unit of trust.
 
     :param lineage: file with the whole lineage: data versions, code, configuration, environment.
+    :param card: the model card, in Markdown; None in records of old.
     """
 
     model: str
@@ -172,6 +194,7 @@ class ModelVersion(Frozen):
     split: SplitRef
     lineage: Artifact
     drill: str | None = None
+    card: Artifact | None = None
 
     @property
     def seen_until(self) -> str:

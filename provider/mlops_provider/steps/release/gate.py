@@ -10,6 +10,8 @@ from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
 from mlops_provider.steps.release.code_checks import code_checks, run_tests
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
+from mlops_provider.steps.training.golden import replay_golden
+from mlops_provider.steps.training.latency import limits
 
 
 class GateArguments(Frozen):
@@ -52,6 +54,9 @@ def judge(job: Job, version: ModelVersion) -> Judged:
     checks = (
         *code.checks,
         *version.package.parity.checks,
+        *version.package.checks,
+        *replay_golden(version.package, job.storage).checks,
+        *limits(job.config.gates, version.package),
         *evaluation.verdict.checks,
         *(bounded(name, limit, evaluation.candidate.get(name)) for name, limit in job.config.gates.thresholds.items()),
         *([_gain(evaluation, job.config.gates.min_gain)] if rival else [_first()]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Package, Trained
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training import edge, environment, golden, inputs, latency
 from mlops_provider.steps.training.onnx_export import export
+from mlops_provider.steps.training.trees import Split, splits
+from mlops_provider.storage import Artifact, canonical_json
 
 _PARITY_ROWS = 4_000
 
@@ -23,25 +27,67 @@ class PackageArguments(Frozen):
     trained: Trained
 
 
-@step("package", arguments=PackageArguments, result=Package, sections=("features", "evaluation", "gates"), code=True)
+@step(
+    "package",
+    arguments=PackageArguments,
+    result=Package,
+    sections=("features", "evaluation", "gates", "package", "scoring"),
+    code=True,
+)
 def package(job: Job, arguments: PackageArguments) -> Package:
     """Exports the model to ONNX and compares it with LightGBM, on rows of the training data and on rows made to lie on
-    both sides of tree thresholds, with and without missing values."""
-    trained = arguments.trained
+    both sides of tree thresholds, with and without missing values. Puts golden cases, input schema, profile of the
+    training data and environment beside it, and measures how fast it scores."""
+    trained, settings = arguments.trained, job.config
     text = job.storage.fetch(trained.booster).decode()
     content = export(text)
-    sample = tables.read(job.storage, trained.reference, job.config.features.columns).to_pandas()
-    rows = applied(job, trained.fitted, sample).to_numpy()
+    sample = tables.read(job.storage, trained.reference, settings.features.columns).to_pandas()
+    rows = applied(job, trained.fitted, sample).to_numpy(np.float64)
+    scorer = Scorer(content, threads=settings.scoring.resources.cpu)
+    files = _described(job, trained, text, sample, rows, scorer)
+    checks: tuple[Check, ...] = ()
+    if settings.package.edge:
+        made, report, checks = edge.variants(job, trained, text=text, content=content, score=scorer.score)
+        files |= made | {edge.REPORT: _json(report)}
     return Package(
         onnx=job.storage.write(job.under("models", trained.fingerprint, "model.onnx"), content),
         booster=trained.booster,
         reference=trained.reference,
         code=job.model.ref,
-        features=job.config.features.columns,
+        features=settings.features.columns,
         fitted=trained.fitted,
-        cut=job.config.evaluation.cut,
-        parity=parity(text, content, rows, tolerance=job.config.gates.parity, cut=job.config.evaluation.cut),
+        cut=settings.evaluation.cut,
+        parity=parity(text, content, rows, tolerance=settings.gates.parity, cut=settings.evaluation.cut),
+        files={name: _kept(job, trained, name, content) for name, content in files.items()},
+        latency=latency.profile(scorer.score, rows, asked=settings.gates.latency.by_rows),
+        checks=checks,
     )
+
+
+def _described(job: Job, trained: Trained, text: str, sample: Any, rows: Any, scorer: Scorer) -> dict[str, bytes]:
+    """The files that say what the model takes, what it gives, and where it comes from."""
+    columns, cut = job.config.features.columns, job.config.evaluation.cut
+    dtypes = {name: str(sample[name].dtype) for name in columns}
+    cases = golden.golden(
+        text, rows, fingerprint=trained.fingerprint, features=columns, cut=cut, tolerance=job.config.gates.parity
+    )
+    profile = inputs.reference_profile(sample[list(columns)], scorer.score(rows), rows=trained.rows)
+    return {
+        golden.FILE: _json(cases),
+        "schema.json": _json(inputs.schema(text, rows, features=dtypes, cut=cut)),
+        "profile.json": _json(profile),
+        "environment.txt": environment.lock(trained.environment).encode(),
+    }
+
+
+def _json(record: Frozen) -> bytes:
+    return canonical_json(record.model_dump(mode="json"), indent=1)
+
+
+def _kept(job: Job, trained: Trained, name: str, content: bytes) -> Artifact:
+    """Writes a file of the package under its content, as two workers may package one model with other limits."""
+    folder = hashlib.sha256(content).hexdigest()[:16]
+    return job.storage.write(job.under("models", trained.fingerprint, "package", folder, name), content)
 
 
 def parity(text: str, content: bytes, sample: np.ndarray[Any, Any], *, tolerance: float, cut: float) -> Verdict:
@@ -73,15 +119,22 @@ def parity_rows(booster: Any, sample: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     """Rows of the sample, and copies of them with one value put on a tree's threshold, just beside it, or missing."""
     rng = np.random.default_rng(0)
     rows = sample[rng.permutation(len(sample))[:_PARITY_ROWS]]
-    splits = booster.trees_to_dataframe().dropna(subset=["threshold"])[["split_feature", "threshold"]].drop_duplicates()
-    if splits.empty:
+    found = sorted({split._replace(gain=0.0, missing="") for split in splits(booster.model_to_string())}, key=str)
+    if not found:
         return rows
-    names = booster.feature_name()
-    chosen = splits.iloc[rng.permutation(len(splits))[: max(1, _PARITY_ROWS // 4)]]
     made = []
-    for feature, threshold in zip(chosen["split_feature"], chosen["threshold"].astype(float), strict=True):
-        for value in (threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf), np.nan):
+    for at in rng.permutation(len(found))[: max(1, _PARITY_ROWS // 4)]:
+        for value in _edges(rng, found[at]):
             row = rows[rng.integers(len(rows))].copy()
-            row[names.index(feature)] = value
+            row[found[at].feature] = value
             made.append(row)
     return np.vstack([rows, made])
+
+
+def _edges(rng: np.random.Generator, split: Split) -> tuple[float, ...]:
+    """Values on both sides of a split, and what is missing; for categories also what is unseen and no whole number."""
+    at = split.threshold
+    if not split.categories:
+        return at, float(np.nextafter(at, -np.inf)), float(np.nextafter(at, np.inf)), np.nan
+    code = float(split.categories[rng.integers(len(split.categories))])
+    return code, code + 0.5, code - 0.5, code + 1, max(split.categories) + 1_000.0, -1.0, np.nan

@@ -12,7 +12,9 @@ from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
-from mlops_provider.steps.step import Job, libraries, step
+from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training import mlflowmodel
+from mlops_provider.steps.training.card import card
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
 
@@ -50,13 +52,13 @@ def register(job: Job, arguments: RegisterArguments) -> Registered:
     """
     trained = arguments.trained
     name = job.deployment.registered_name(job.config)
-    lineage = _lineage(job, arguments)
+    lineage, described = _lineage(job, arguments), _card(job, arguments)
     with registry.client(job) as mlflow:
         _registered_model(mlflow, name, job)
         run_id = _claimed_run(job, mlflow, name, trained.fingerprint)
         existed = bool(registry.versions(mlflow, name, trained.fingerprint))
         if not existed:
-            _log(job, mlflow, run_id, arguments, lineage)
+            _log(job, mlflow, run_id, arguments, lineage, described)
         tags = _tags(arguments, job.deployment)
 
         def create() -> object:
@@ -74,6 +76,7 @@ def register(job: Job, arguments: RegisterArguments) -> Registered:
         split=trained.split,
         lineage=lineage,
         drill=trained.drill,
+        card=described,
     )
     return Registered(version=version, record=_recorded(job, version, arguments.evaluation), reused=existed)
 
@@ -138,7 +141,9 @@ def _adopted(mlflow: MlflowClient, claim: str, run_id: str) -> str:
     return run_id
 
 
-def _log(job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArguments, lineage: Artifact) -> None:
+def _log(
+    job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArguments, lineage: Artifact, described: Artifact
+) -> None:
     training, evaluation = job.config.training, arguments.evaluation
     for key, value in {**training.params, "rounds": training.rounds, "seed": training.seed}.items():
         mlflow.log_param(run_id, key, value)
@@ -148,31 +153,11 @@ def _log(job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArgumen
         for bound in ("gain", "low", "high"):
             mlflow.log_metric(run_id, f"{evaluation.metric}_gain_{bound}", getattr(evaluation.interval, bound))
     with tempfile.TemporaryDirectory() as folder:
-        _save(job, Path(folder, "model"), arguments.package)
+        mlflowmodel.save(job.storage, arguments.package, Path(folder, "model"))
         mlflow.log_artifacts(run_id, folder)
     mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), registry.LINEAGE)
     mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
-
-
-def _save(job: Job, folder: Path, package: Package) -> None:
-    """The package in MLflow's own format, so that MLflow's tools can load it, with the LightGBM text beside it."""
-    import mlflow.onnx
-    import numpy as np
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float64), (-1, len(package.features)), "input")]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, 1), "score")]),
-    )
-    content = onnx.load_from_string(job.storage.fetch(package.onnx))
-    pins = [f"{name}=={libraries()[name]}" for name in ("onnxruntime", "numpy")]
-    mlflow.onnx.save_model(content, str(folder), signature=signature, pip_requirements=pins)
-    folder.joinpath("model.txt").write_bytes(job.storage.fetch(package.booster))
-    if package.fitted:
-        folder.joinpath("fitted.json").write_bytes(job.storage.fetch(package.fitted))
-    folder.joinpath("package.json").write_bytes(canonical_json(package.model_dump(mode="json"), indent=1))
+    mlflow.log_text(run_id, job.storage.read(described.uri).decode(), "card.md")
 
 
 def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
@@ -207,6 +192,13 @@ def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str
     return tags | ({"mlops.drill": trained.drill} if trained.drill else {})
 
 
+def _card(job: Job, arguments: RegisterArguments) -> Artifact:
+    """The model card, under its content as the lineage is."""
+    trained = arguments.trained
+    text = card(job, trained, arguments.package, arguments.evaluation, load_split(job, trained.split))
+    return job.storage.write(job.under("models", trained.fingerprint, f"card-{digest(text)[:16]}.md"), text.encode())
+
+
 def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
     """All that the version came from, in one file."""
     trained = arguments.trained
@@ -227,6 +219,7 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "drill": trained.drill,
         "evaluation": arguments.evaluation.model_dump(mode="json"),
         "parity": arguments.package.parity.model_dump(mode="json"),
+        "package": {name: file.hash for name, file in arguments.package.files.items()},
     }
     name = f"lineage-{digest(value)[:16]}.json"
     return job.storage.write_json(job.under("models", trained.fingerprint, name), value)
