@@ -73,15 +73,26 @@ def parity_rows(booster: Any, sample: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     """Rows of the sample, and copies of them with one value put on a tree's threshold, just beside it, or missing."""
     rng = np.random.default_rng(0)
     rows = sample[rng.permutation(len(sample))[:_PARITY_ROWS]]
-    splits = booster.trees_to_dataframe().dropna(subset=["threshold"])[["split_feature", "threshold"]].drop_duplicates()
+    splits = booster.trees_to_dataframe().dropna(subset=["threshold"])
+    splits = splits[["split_feature", "threshold", "decision_type"]].drop_duplicates()
     if splits.empty:
         return rows
     names = booster.feature_name()
     chosen = splits.iloc[rng.permutation(len(splits))[: max(1, _PARITY_ROWS // 4)]]
     made = []
-    for feature, threshold in zip(chosen["split_feature"], chosen["threshold"].astype(float), strict=True):
-        for value in (threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf), np.nan):
+    for feature, threshold, kind in chosen.itertuples(index=False):
+        for value in _edges(rng, kind, threshold):
             row = rows[rng.integers(len(rows))].copy()
             row[names.index(feature)] = value
             made.append(row)
     return np.vstack([rows, made])
+
+
+def _edges(rng: np.random.Generator, kind: str, threshold: Any) -> tuple[float, ...]:
+    """Values on both sides of a split, and what is missing; for categories also what is unseen and no whole number."""
+    if kind != "==":
+        at = float(threshold)
+        return at, np.nextafter(at, -np.inf), np.nextafter(at, np.inf), np.nan
+    codes = [float(code) for code in str(threshold).split("||")]
+    code = codes[rng.integers(len(codes))]
+    return code, code + 0.5, code - 0.5, code + 1, max(codes) + 1_000, -1.0, np.nan
