@@ -65,7 +65,7 @@ def made(root: Path, rows: int, features: int, partitions: int) -> list[dict[str
             "label": (values[:, 0] + rng.normal(size=count) > 0).astype(float),
         })
         file = root / "table.parquet"
-        frame.to_parquet(file, row_group_size=65_536)
+        frame.to_parquet(file, compression="zstd")
         md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
         target = root / "data" / "dvc" / "files" / "md5" / md5[:2] / md5[2:]
         target.parent.mkdir(parents=True, exist_ok=True)

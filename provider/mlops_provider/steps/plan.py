@@ -179,7 +179,10 @@ class State:
 
     def lapsed(self, partition: str) -> bool:
         """Whether the guard of training found that the last decision on a partition no longer stood."""
-        found, decision = (last(self.records, kind, partition=partition) for kind in ("lapse", "retrain"))
+        found, decision = (
+            last(self.records, "lapse", partition=partition),
+            last(self.records, "retrain", partition=partition),
+        )
         return found is not None and decision is not None and found.number > decision.number
 
     def settled_before(self, partition: str) -> bool:

@@ -52,13 +52,21 @@ def settings(job: Job) -> dict[str, Any]:
     return {
         **training.params,
         "objective": training.objective,
-        "metric": "None",
         "seed": training.seed,
         "num_threads": training.resources.cpu,
         "deterministic": True,
         "force_col_wise": True,
         "verbosity": -1,
     }
+
+
+def bin_seed(seed: int) -> int:
+    """The seed that LightGBM draws rows for its bins with, as it derives it from `seed` (Config::Set and Random::NextShort).
+
+    For rows in memory it does so itself; for a ``Sequence`` its Python side forgets `seed`.
+    """
+    state = (214_013 * seed + 2_531_011) % 2**32
+    return (state >> 16 & 0x7FFF) % 0x7FFF
 
 
 def boosted(job: Job, rows: Rows, validation: Rows | None, start: str | None = None) -> Boosted:
@@ -70,7 +78,7 @@ def boosted(job: Job, rows: Rows, validation: Rows | None, start: str | None = N
     import lightgbm
 
     training, features = job.config.training, job.config.features
-    given = settings(job)
+    given = {"data_random_seed": bin_seed(training.seed), **settings(job), "metric": "None"}
     columns = {"feature_name": list(features.columns), "categorical_feature": list(features.categorical)}
     dataset = lightgbm.Dataset(rows.features, label=rows.labels, weight=rows.weights, params=given, **columns)
     more: dict[str, Any] = {"callbacks": [_progress(training.rounds)]}

@@ -61,12 +61,13 @@ def _carried_out(state: State, decision: Record) -> TrainWork | None:
         log.warning("%s is not trained on: its data was refused after that was decided; it waits for other", partition)
         return None
     if why := _overtaken(state, decision):
-        return _lapse(state, decision, why)
+        _lapse(state, decision, why)
+        return None
     try:
-        found_split = split(state, partition)
+        return TrainWork(split=save_split(state.job, split(state, partition)), why=decision.reason)
     except RequestError as error:
-        return _lapse(state, decision, f"too little data: {error}")
-    return TrainWork(split=save_split(state.job, found_split), why=decision.reason)
+        _lapse(state, decision, f"too little data: {error}")
+        return None
 
 
 def _overtaken(state: State, decision: Record) -> str:

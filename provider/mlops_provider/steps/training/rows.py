@@ -34,7 +34,9 @@ def known_rows(job: Job, split: Split) -> pd.DataFrame:
     import pandas as pd
 
     data = job.config.data
-    frame = pd.concat([snapshot.read(job, version).to_pandas() for version in split.fit], ignore_index=True)
+    frame: pd.DataFrame = pd.concat(
+        [snapshot.read(job, version).to_pandas() for version in split.fit], ignore_index=True
+    )
     frame = frame[known(job, split, frame)].sort_values([data.key, data.event_time], ignore_index=True)
     if frame.empty:
         raise DataError(f"{where(job, split)}: no row has a label that was known on {split.cutoff:%Y-%m-%d %H:%M}")
@@ -77,7 +79,8 @@ def weights(job: Job, split: Split, features: Any, times: pd.Series[Any]) -> Arr
     if asked is None:
         return None
     if asked.half_life:
-        made *= 0.5 ** np.asarray((pd.Timestamp(split.cutoff) - times) / parse_duration(asked.half_life), np.float64)
+        age = (pd.Timestamp(split.cutoff) - times).dt.total_seconds().to_numpy()
+        made *= 0.5 ** (age / parse_duration(asked.half_life).total_seconds())
     if asked.column:
         made *= np.asarray(features[asked.column], np.float64)
     if not (np.isfinite(made).all() and (made >= 0).all() and made.any()):

@@ -28,6 +28,7 @@ from mlops_provider.steps.training.rows import FeatureChecks, known, where
 
 Array = np.ndarray[Any, Any]
 _BATCH = 65_536
+_BUFFER = 1 << 18
 
 
 class Store:
@@ -51,9 +52,11 @@ class Store:
         """Writes rows to their places: those that follow each other in one go."""
         order = np.argsort(places, kind="stable")
         places, block = places[order], np.ascontiguousarray(block[order], np.float64)
+        if not len(places):
+            return
         starts = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
         for begin, end in zip(starts, [*starts[1:], len(places)], strict=True):
-            self._write(memoryview(block[begin:end]).cast("B"), int(places[begin]) * self._columns * 8)
+            self._write(memoryview(block[begin:end].tobytes()), int(places[begin]) * self._columns * 8)
 
     def read(self, first: int, last: int) -> Array:
         """Rows from `first` up to, not including, `last`."""
@@ -86,9 +89,9 @@ class Store:
                 if isinstance(place, slice):
                     first, last, _ = place.indices(len(store))
                     return store.read(first, last)
-                return (
-                    store.read(int(place), int(place) + 1)[0] if np.isscalar(place) else store.take(np.asarray(place))
-                )
+                if isinstance(place, int | np.integer):
+                    return store.read(int(place), int(place) + 1)[0]
+                return store.take(np.asarray(place))
 
         return Sequence()
 
@@ -107,6 +110,7 @@ class Streamed:
 
     def __init__(self, job: Job, split: Split, folder: Path) -> None:
         self._job, self._split, self._folder = job, split, folder
+        self._stores: list[Store] = []
         self._files = [self._fetched(number, version) for number, version in enumerate(split.fit)]
         self.times, self.labels, self._places = self._ordered()
 
@@ -119,6 +123,7 @@ class Streamed:
         columns = list(self._job.config.features.columns)
         target = np.where(chosen, np.cumsum(chosen) - 1, -1)
         store, kept = Store(self._folder / name, int(chosen.sum()), len(columns)), np.zeros(int(chosen.sum()))
+        self._stores.append(store)
         checks = FeatureChecks(self._job, where(self._job, self._split))
         for first, block in self._blocks(columns):
             places = self._places[first : first + len(block)]
@@ -130,6 +135,11 @@ class Streamed:
                 kept[places] = block[:, columns.index(column)]
         checks.finish()
         return store, {column: kept} if column else {}
+
+    def close(self) -> None:
+        """Gives the disk back."""
+        for store in self._stores:
+            store.close()
 
     def _fetched(self, number: int, version: DataVersion) -> Path:
         target = self._folder / f"{number}.parquet"
@@ -144,10 +154,9 @@ class Streamed:
         import pyarrow.parquet as pq
 
         data = self._job.config.data
-        table = pa.concat_tables(
-            pq.read_table(file, columns=[data.key, data.event_time, LABEL]) for file in self._files
-        )
-        frame = table.select([data.event_time, LABEL]).to_pandas(self_destruct=True)
+        parts = [pq.read_table(file, columns=[data.key, data.event_time, LABEL]) for file in self._files]
+        table = pa.concat_tables(parts, promote_options="permissive")
+        frame = table.select([data.event_time, LABEL]).to_pandas()
         rows = np.flatnonzero(known(self._job, self._split, frame).to_numpy())
         if not len(rows):
             told = f"{self._split.cutoff:%Y-%m-%d %H:%M}"
@@ -167,7 +176,8 @@ class Streamed:
 
         first = 0
         for file in self._files:
-            with pq.ParquetFile(file) as parquet:
+            # A buffer of its own for each column: else a whole row group of all columns would be in memory.
+            with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
                 tables.require(parquet.schema_arrow.names, columns, file.name)
                 for batch in parquet.iter_batches(_BATCH, columns=columns, use_threads=False):
                     values = [batch.column(name).to_numpy(zero_copy_only=False) for name in columns]
@@ -183,6 +193,10 @@ def streamed(job: Job, split: Split) -> Iterator[Streamed]:
     """
     try:
         with tempfile.TemporaryDirectory(prefix="mlops-training-", ignore_cleanup_errors=True) as folder:
-            yield Streamed(job, split, Path(folder))
+            found = Streamed(job, split, Path(folder))
+            try:
+                yield found
+            finally:
+                found.close()
     except OSError as error:
         raise Transient(f"{where(job, split)}: training rows could not be kept on disk: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 
 from mlops_provider.exceptions import ConfigError, DataError
+from mlops_provider.steps.records import SplitRef
+from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import rows
-from mlops_provider.steps.training.split import load_split
+from mlops_provider.steps.training.split import load_split, save_split
 from tests.support.tiny import DAYS, World, call
 
 FEATURES = "def build(rows, history, as_of):\n    made = rows[['a', 'b', 'c']].assign(height=1.0)\n    return made{}\n"
@@ -69,18 +72,24 @@ def test_features_that_raise_are_told_by_name(delivered: World) -> None:
         call(delivered.job(), "build_features", work=delivered.work(DAYS[0]))
 
 
-@pytest.mark.parametrize("count", [1, 30])
-def test_a_handful_of_rows_is_told_or_learned(accepted: World, count: int) -> None:
-    for day in DAYS[:2]:
-        accepted.rewrite(day, "labels", lambda frame: frame.assign(outcome=frame["outcome"].where(frame.index < count)))
-    accepted.rewrite(DAYS[1], "labels", lambda frame: frame.assign(outcome=None if count == 1 else frame["outcome"]))
-    accepted.configure(data={"changes": {"null_share": 1.0}})
-    accepted.loops().ci()
-    if count == 1:
-        with pytest.raises(DataError, match=r"the label is [01] in all 1 rows, nothing to learn"):
-            trained(accepted)
-    else:
-        assert trained(accepted).trees > 0
+def known_at_first(world: World, job: Job, count: int) -> SplitRef:
+    """A split with a cutoff at which so many rows have had time to get a label."""
+    split = load_split(job, world.split(DAYS[2], job))
+    cutoff = split.fit[0].first + dt.timedelta(hours=1, seconds=72 * (count - 1))
+    return save_split(job, split.model_copy(update={"cutoff": cutoff}))
+
+
+def test_one_row_is_nothing_to_learn_from(accepted: World) -> None:
+    job = accepted.job()
+    with pytest.raises(DataError, match=r"the label is [01] in all 1 rows, nothing to learn"):
+        call(job, "train", split=known_at_first(accepted, job, 1))
+
+
+def test_a_handful_of_rows_is_trained_on_and_packaged(accepted: World) -> None:
+    job = accepted.job()
+    found = call(job, "train", split=known_at_first(accepted, job, 15))
+    assert found.rows <= 15
+    assert call(job, "package", trained=found).parity.passed
 
 
 def test_the_window_comes_after_the_fit_by_the_label_delay(accepted: World) -> None:
