@@ -59,6 +59,11 @@ class ModelConfig(Section):
             )
         if personal := sorted(set(self.data.pii) & set(self.features.columns)):
             raise ValueError(f"features.columns must not name {', '.join(personal)}: data.pii marks it")
+        weight, streamed = self.training.weight, self.training.memory == "streamed"
+        if weight and weight.column not in (None, *self.features.columns):
+            raise ValueError(f"training.weight.column: {weight.column!r} is not among features.columns")
+        if streamed and self.features.fit:
+            raise ValueError("training.memory streamed does not go with features.fit, which needs all rows at once")
         asked = {**self.gates.thresholds, **self.monitoring.quality.thresholds}
         if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
@@ -100,6 +105,7 @@ def _files_exist(config: ModelConfig, path: Path) -> None:
         "features.build": config.features.build.split(":")[0],
         "features.fit": (config.features.fit or "").split(":")[0],
         "features.apply": (config.features.apply or "").split(":")[0],
+        "training.fit": (config.training.fit or "").split(":")[0],
         "data.replay": (config.data.replay or "").split(":")[0],
         "data.suites.raw": config.data.suites.raw,
         "data.suites.features": config.data.suites.features,

@@ -17,7 +17,7 @@ from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import ConflictError, IntegrityError
 from mlops_provider.storage import Storage, canonical_json, digest, join
 
-Kind = Literal["data", "retrain", "candidate", "promotion", "refusal", "rollback", "unscored"]
+Kind = Literal["data", "retrain", "lapse", "candidate", "promotion", "refusal", "rollback", "unscored"]
 _ATTEMPTS = 100
 
 
@@ -26,8 +26,9 @@ class Record(Frozen):
 
     :param number: 1, 2, 3, ...: its place in the ledger.
     :param previous: hash of the record before it; empty for the first.
-    :param kind: data (a partition was accepted or refused), retrain (whether to train), candidate (a version was
-        registered), promotion, refusal (of a candidate), rollback, unscored (the champion cannot score a partition).
+    :param kind: data (a partition was accepted or refused), retrain (whether to train), lapse (of a decision to train that
+        no longer stood), candidate (a version was registered), promotion, refusal (of a candidate), rollback, unscored (the
+        champion cannot score a partition).
     :param partition: the data partition that the decision is about.
     :param version: the model version that the decision is about, where there is one.
     :param reason: one sentence for a person.

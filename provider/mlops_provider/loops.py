@@ -88,17 +88,22 @@ class Loops:
         return True
 
     def ct(self) -> bool:
+        before = len(self.job.ledger.records())
         work = plan.ct(self.job)
         if work is not None:
             self.train(work)
-        return work is not None
+        # A decision that lapsed makes way for the next one.
+        return work is not None or len(self.job.ledger.records()) > before
 
     def train(self, work: plan.TrainWork, **arguments: Any) -> Any:
         """Train, package, evaluate, register."""
-        label = work.split.holdout
+        label, rival = work.split.holdout, plan.State(self.job).champion
+        if self.job.config.training.start == "champion":
+            from mlops_provider.steps.training.train import start_from
+
+            arguments["start"] = start_from(self.job, rival)
         trained = self._run("train", label, split=work.split, **arguments)
         package = self._run("package", label, trained=trained)
-        rival = plan.State(self.job).champion
         evaluation = self._run("evaluate", label, package=package, split=work.split, champion=rival)
         return self._run("register", label, trained=trained, package=package, evaluation=evaluation)
 

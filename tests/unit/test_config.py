@@ -45,6 +45,41 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("training", {"window": {"kind": "rolling"}}, "training.window", "needs size"),
         ("training", {"window": {"size": 3}}, "training.window", "an expanding one has none"),
         ("training", {"window": {"kind": "rolling", "size": 1}}, "training.window", "at least minimum"),
+        ("training", {"params": {"categorical_feature": "0"}}, "training", "use features.categorical"),
+        ("training", {"params": {"early_stopping_round": 5}}, "training", "use training.early_stopping"),
+        ("training", {"early_stopping": {"rounds": 5}}, "training.early_stopping.window", "required"),
+        (
+            "training",
+            {"early_stopping": {"rounds": 0, "window": "1d"}},
+            "training.early_stopping.rounds",
+            "greater than",
+        ),
+        (
+            "training",
+            {"early_stopping": {"rounds": 5, "window": "0d"}},
+            "training.early_stopping.window",
+            "longer than",
+        ),
+        (
+            "training",
+            {"early_stopping": {"rounds": 5, "window": "1d", "metric": "f1"}},
+            "training.early_stopping",
+            "'auc'",
+        ),
+        ("training", {"weight": {}}, "training.weight", "give column, half_life or both"),
+        ("training", {"weight": {"half_life": "0d"}}, "training.weight.half_life", "longer than nothing"),
+        ("training", {"fit": "train.fit"}, "training.fit", "'features.py:build'"),
+        ("training", {"start": "scratch"}, "training.start", "'fresh' or 'champion'"),
+        ("training", {"memory": "huge"}, "training.memory", "'whole' or 'streamed'"),
+        (
+            "training",
+            {"memory": "streamed", "start": "champion"},
+            "training",
+            "streamed does not go with start champion",
+        ),
+        ("training", {"memory": "streamed", "fit": "train.py:fit"}, "training", "does not go with fit train.py:fit"),
+        ("features", {"categorical": ["z"]}, "features", "categorical names z, which columns does not"),
+        ("features", {"categorical": ["a", "a"]}, "features.categorical", "names a more than once"),
         ("data", {"partition": "yearly"}, "data.partition", "'monthly', 'daily' or 'hourly'"),
         ("data", {"source": "tiny/inputs.parquet"}, "data", "source must hold {partition}"),
         ("data", {"columns": ["id", "a"]}, "data", "columns must name 'at'"),
@@ -240,6 +275,23 @@ def test_an_impossible_combination_is_refused(tmp_path: Path, change: dict[str, 
 )
 def test_a_parameter_that_the_loops_set_is_refused_under_every_alias(tmp_path: Path, name: str) -> None:
     assert name in told(write_model(tmp_path, training={"params": {name: 1}}))
+
+
+def test_a_weight_that_is_no_feature_is_refused(tmp_path: Path) -> None:
+    message = told(write_model(tmp_path, training={"weight": {"column": "price"}}))
+    assert "training.weight.column: 'price' is not among features.columns" in message
+
+
+def test_statistics_of_all_rows_do_not_stream(tmp_path: Path) -> None:
+    fitted = {"fit": "features.py:fit", "apply": "features.py:apply"}
+    message = told(write_model(tmp_path, training={"memory": "streamed"}, features=fitted))
+    assert "training.memory streamed does not go with features.fit" in message
+
+
+def test_a_fit_whose_file_is_missing_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, training={"fit": "train.py:fit"})
+    (error,) = load_all(tmp_path)[1]
+    assert "training.fit: there is no file train.py" in str(error)
 
 
 def test_an_overlay_changes_the_environment_that_it_names(tmp_path: Path) -> None:

@@ -27,10 +27,19 @@ class TrainModelOperator(StepOperator):
         self.drill = drill
 
     def run(self, context: Context) -> Any:
-        arguments = {"split": self.whole(self.work)["split"], "drill": self.drill or None}
+        arguments = {"split": self.whole(self.work)["split"], "drill": self.drill or None, "start": self.start(context)}
         if truth(self.force):
             arguments["repeat"] = context["run_id"]
         return self.run_step(context, self.step, arguments)
+
+    def start(self, context: Context) -> Any:
+        """The champion of this moment, if model.yaml says to go on from it."""
+        from mlops_provider.steps.release.gate import present_champion
+        from mlops_provider.steps.training.train import start_from
+
+        job = self.job(context)
+        start = start_from(job, present_champion(job)) if job.config.training.start == "champion" else None
+        return start.model_dump(mode="json") if start else None
 
 
 class PackageModelOperator(StepOperator):

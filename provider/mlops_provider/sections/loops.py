@@ -18,6 +18,8 @@ class Features(Section):
 
     :param build: ``build(rows, history, as_of)`` in the model's directory.
     :param columns: the features it returns, in the model's order; all numeric.
+    :param categorical: those of them that are codes of categories, whole numbers from 0; NaN and codes that training did not
+        see go where LightGBM sends what it does not know.
     :param fit: ``fit(features, labels)``, called on what a candidate is trained on; what it returns belongs to the version.
     :param apply: ``apply(features, fitted)``, called before each score with what the version's own training gave.
     """
@@ -26,8 +28,9 @@ class Features(Section):
     fit: Function | None = None
     apply: Function | None = None
     columns: tuple[str, ...] = Field(min_length=1)
+    categorical: tuple[str, ...] = ()
 
-    @field_validator("columns")
+    @field_validator("columns", "categorical")
     @classmethod
     def _once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
@@ -38,6 +41,8 @@ class Features(Section):
     def _both(self) -> Features:
         if (self.fit is None) != (self.apply is None):
             raise ValueError("fit and apply go together: what is fitted must be applied, in training and in scoring")
+        if strange := sorted(set(self.categorical) - set(self.columns)):
+            raise ValueError(f"categorical names {', '.join(strange)}, which columns does not")
         return self
 
 
@@ -64,10 +69,8 @@ class Resources(Section):
 
 
 # Parameters for which the exported ONNX model would not score exactly as LightGBM does, or that the loops set.
-_INEXACT = (
-    "linear_tree linear_trees zero_as_missing boosting boosting_type boost categorical_feature cat_feature "
-    "categorical_column cat_column categorical_features"
-)
+_INEXACT = "linear_tree linear_trees zero_as_missing boosting boosting_type boost"
+_CATEGORICAL = "categorical_feature cat_feature categorical_column cat_column categorical_features"
 _OURS = (
     "objective objective_type app application loss num_threads num_thread n_jobs nthread nthreads seed random_seed "
     "random_state metric metrics metric_types device_type device"
@@ -84,12 +87,49 @@ _PARAMS = (
     "neg_bagging_fraction bagging_freq bagging_seed feature_fraction feature_fraction_bynode feature_fraction_seed "
     "extra_trees extra_seed max_delta_step lambda_l1 lambda_l2 min_gain_to_split path_smooth max_bin min_data_in_bin "
     "bin_construct_sample_cnt data_random_seed is_unbalance scale_pos_weight sigmoid boost_from_average use_missing "
-    "feature_pre_filter enable_bundle"
+    "feature_pre_filter enable_bundle cat_smooth cat_l2 max_cat_threshold max_cat_to_onehot min_data_per_group"
 )
+_STOPPING = "early_stopping_round early_stopping_rounds early_stopping n_iter_no_change early_stopping_min_delta first_metric_only"
+
+
+class EarlyStopping(Section):
+    """Trees are added until the score of later rows has not improved for a while.
+
+    :param rounds: trees without an improvement after which training stops; those up to the best one are kept.
+    :param window: the last stretch of the labelled rows, in event time, that is measured on and not fitted on. Between it and
+        what is fitted on lies the label delay.
+    :param metric: what is measured, every row counting once.
+    """
+
+    rounds: int = Field(ge=1)
+    window: Span
+    metric: Metric = "log_loss"
+
+
+class Weight(Section):
+    """How much a row counts in fitting; with both, their product. Metrics count every row once.
+
+    :param column: a feature that says so: a number from 0, never missing.
+    :param half_life: a row that is older by this much, at the cutoff, counts half.
+    """
+
+    column: str | None = None
+    half_life: Span | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Weight:
+        if self.column is None and self.half_life is None:
+            raise ValueError("give column, half_life or both")
+        return self
 
 
 class Training(Section):
-    """How a candidate is trained."""
+    """How a candidate is trained.
+
+    :param fit: ``fit(features, labels, weights, settings)`` in the model's directory, instead of LightGBM as told here.
+    :param start: ``champion`` goes on from the champion's trees and adds `rounds` to them; ``fresh`` starts anew.
+    :param memory: ``streamed`` keeps rows on disk, for data that is larger than memory; the trees are the same.
+    """
 
     engine: Literal["lightgbm"] = "lightgbm"
     objective: Literal["binary"] = "binary"
@@ -97,8 +137,20 @@ class Training(Section):
     rounds: int = Field(100, ge=1, le=100_000)
     window: Window = Window()
     seed: int = 0
+    early_stopping: EarlyStopping | None = None
+    weight: Weight | None = None
+    fit: Function | None = None
+    start: Literal["fresh", "champion"] = "fresh"
+    memory: Literal["whole", "streamed"] = "whole"
     resources: Resources = Resources()
     run_on: Literal["worker"] = "worker"
+
+    @model_validator(mode="after")
+    def _streams(self) -> Training:
+        for key, value in (("fit", self.fit), ("start", self.start if self.start == "champion" else None)):
+            if value and self.memory == "streamed":
+                raise ValueError(f"memory streamed does not go with {key} {value}, which needs all rows at once")
+        return self
 
     @model_validator(mode="after")
     def _usable(self) -> Training:
@@ -106,6 +158,8 @@ class Training(Section):
             (_OURS, "objective, metric, seed and resources are set elsewhere"),
             (_INEXACT, "the ONNX package could not score exactly so"),
             (_ROUNDS, "use training.rounds"),
+            (_CATEGORICAL, "use features.categorical"),
+            (_STOPPING, "use training.early_stopping"),
         ):
             if taken := sorted(set(names.split()) & set(self.params)):
                 raise ValueError(f"params must not set {', '.join(taken)}: {why}")

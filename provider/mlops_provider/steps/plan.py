@@ -17,7 +17,7 @@ from functools import cached_property
 from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, MlopsError, RequestError
 from mlops_provider.ledger import Record, champion, decision_on, last
-from mlops_provider.partitions import SLACK, is_partition, parse_duration, shift, start
+from mlops_provider.partitions import SLACK, is_partition, shift, start
 from mlops_provider.sections import PAST, Data
 from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
@@ -28,12 +28,12 @@ from mlops_provider.steps.records import (
     ModelVersion,
     Predictions,
     ScoreWork,
-    Split,
-    SplitRef,
 )
 from mlops_provider.steps.scoring.predictions import folder, manifest, unscored
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.split import save_split
+from mlops_provider.steps.training import guard
+from mlops_provider.steps.training.guard import TrainWork as TrainWork
+from mlops_provider.steps.training.guard import split as split
 from mlops_provider.storage import Artifact
 
 log = logging.getLogger("mlops_provider")
@@ -46,13 +46,6 @@ class MonitorWork(Frozen):
     decide: str | None = None
     quality: Predictions | None = None
     data: FeatureVersion | None = None
-
-
-class TrainWork(Frozen):
-    """What to train a candidate on, and why."""
-
-    split: SplitRef
-    why: str
 
 
 class State:
@@ -182,7 +175,15 @@ class State:
         decision = last(self.records, "retrain", partition=partition)
         if decision is None:
             return False
-        return decision.outcome == "wait" or self.released(partition)
+        return decision.outcome == "wait" or self.lapsed(partition) or self.released(partition)
+
+    def lapsed(self, partition: str) -> bool:
+        """Whether the guard of training found that the last decision on a partition no longer stood."""
+        found, decision = (
+            last(self.records, "lapse", partition=partition),
+            last(self.records, "retrain", partition=partition),
+        )
+        return found is not None and decision is not None and found.number > decision.number
 
     def settled_before(self, partition: str) -> bool:
         """Whether a partition was delivered and settled already."""
@@ -294,18 +295,16 @@ def cm(job: Job) -> MonitorWork | None:
 def ct(job: Job, *, partition: str | None = None) -> TrainWork | None:
     """The oldest decision to train that still waits for its candidate; or what a person asks for.
 
+    A decision that no longer stands is recorded as lapsed.
+
     :param partition: the holdout of the candidate that a person asks for.
     :raises RequestError: if there is too little data for it.
     """
     state = State(job)
     if partition is not None:
         _known(job, partition)
-        return TrainWork(split=save_split(job, split(state, partition)), why="a person asked for it")
-    wanted = [r for r in state.records if r.kind == "retrain" and r.outcome == "train"]
-    waiting = [r for r in wanted if r.partition in state.accepted and not state.candidates(r.partition)]
-    if not waiting:
-        return None
-    return TrainWork(split=save_split(job, split(state, waiting[0].partition)), why=waiting[0].reason)
+        return guard.asked(state, partition)
+    return guard.decided(state)
 
 
 def cd(job: Job, *, version: int | None = None) -> list[ModelVersion]:
@@ -320,28 +319,6 @@ def cd(job: Job, *, version: int | None = None) -> list[ModelVersion]:
             raise RequestError(f"version {version} is no candidate; the candidates are {[v.version for v in found]}")
         return asked[-1:]
     return [v for v in found if decision_on(state.records, v.version) is None]
-
-
-def split(state: State, holdout: str) -> Split:
-    """Everything before the holdout to fit on (within the window), the holdout to judge on, and the label delay between.
-
-    :raises RequestError: if the holdout was not accepted, or too little comes before it.
-    """
-    window, data = state.job.config.training.window, state.job.config.data
-    if holdout not in state.accepted:
-        raise RequestError(f"partition {holdout} has no accepted data, it cannot be the holdout")
-    fit = [version for name, version in state.accepted.items() if name < holdout][-(window.size or 0) :]
-    if len(fit) < window.minimum:
-        raise RequestError(f"{len(fit)} labelled partitions before {holdout}, {window.minimum} are needed to fit on")
-    judged = state.accepted[holdout]
-    record = last(state.records, "data", partition=holdout)
-    assert record is not None
-    return Split(
-        fit=tuple(fit),
-        holdout=judged,
-        holdout_work=DataWork.model_validate(record.facts["work"]),
-        cutoff=judged.first - parse_duration(data.lead),
-    )
 
 
 def drift_uri(job: Job, partition: str) -> str:

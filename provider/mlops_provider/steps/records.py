@@ -95,12 +95,28 @@ class SplitRef(Frozen):
     until: dt.datetime
 
 
+class Validation(Frozen):
+    """What early stopping measured on, later than all that was fitted on.
+
+    :param value: of the metric, with the trees that were kept; None if the model's own `fit` did not tell.
+    """
+
+    metric: str
+    value: float | None = None
+    rows: int
+    first: dt.datetime
+    last: dt.datetime
+
+
 class Trained(Frozen):
     """A fitted model, before it is packaged.
 
     :param model_hash: sha256 of the trees alone: equal for any number of threads.
     :param reference: a sample of the training features, as they were built, for drift and parity.
     :param fitted: statistics that the model's own code fitted on the training data, if it does that.
+    :param trees: how many there are; 0 in records of old.
+    :param validation: what early stopping measured, if it was asked for.
+    :param start: the version whose trees it goes on from, if it does.
     :param environment: versions of what it was fitted with.
     """
 
@@ -112,6 +128,9 @@ class Trained(Frozen):
     split: SplitRef
     fitted: Artifact | None = None
     drill: str | None = None
+    trees: int = 0
+    validation: Validation | None = None
+    start: int | None = None
     environment: dict[str, str]
 
 

@@ -2,7 +2,8 @@
 
 Thresholds stay float64 (``nodes_values_as_tensor`` of ai.onnx.ml 3, with a float64 input): the usual converters round
 them to float32, which sends values next to a threshold to the wrong side. Leaf sums are float32, as that operator has
-them. Numeric features only; what cannot be represented is refused.
+them. A split by category becomes a chain of comparisons with its categories, after the codes were cut to whole numbers as
+LightGBM cuts them. What cannot be represented is refused.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Nodes:
     leaf_trees: list[int] = field(default_factory=list)
     leaf_ids: list[int] = field(default_factory=list)
     leaf_values: list[float] = field(default_factory=list)
+    codes: set[int] = field(default_factory=set)
 
     def add(self, tree: int, number: int) -> int:
         for column, value in (
@@ -67,8 +69,9 @@ def export(text: str) -> bytes:
     nodes = _Nodes()
     for number, tree in enumerate(dump["tree_info"]):
         _walk(nodes, number, tree["tree_structure"])
+    cut, constants, given = _whole_codes(nodes.codes, dump["max_feature_idx"] + 1)
     ensemble = helper.make_node(
-        "TreeEnsembleRegressor", ["input"], ["raw"], domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM",
+        "TreeEnsembleRegressor", [given], ["raw"], domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM",
         post_transform="NONE", nodes_treeids=nodes.trees, nodes_nodeids=nodes.ids, nodes_featureids=nodes.features,
         nodes_modes=nodes.modes, nodes_truenodeids=nodes.true, nodes_falsenodeids=nodes.false,
         nodes_missing_value_tracks_true=nodes.missing, target_treeids=nodes.leaf_trees, target_nodeids=nodes.leaf_ids,
@@ -79,6 +82,7 @@ def export(text: str) -> bytes:
     scale = numpy_helper.from_array(np.array([sigmoid], np.float32), "sigmoid")
     graph = helper.make_graph(
         [
+            *cut,
             ensemble,
             helper.make_node("Mul", ["raw", "sigmoid"], ["scaled"]),
             helper.make_node("Sigmoid", ["scaled"], ["score"]),
@@ -86,7 +90,7 @@ def export(text: str) -> bytes:
         "lightgbm",
         [helper.make_tensor_value_info("input", TensorProto.DOUBLE, [None, dump["max_feature_idx"] + 1])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [scale],
+        [scale, *constants],
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="airflow-provider-mlops")
@@ -100,25 +104,52 @@ def _sigmoid(dump: dict[str, Any]) -> float:
     return next(float(part.split(":")[1]) for part in objective if part.startswith("sigmoid:"))
 
 
+def _whole_codes(codes: set[int], features: int) -> tuple[list[Any], list[Any], str]:
+    """What cuts the categorical columns to whole numbers: nodes, constants, and the name of what the trees read."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    if not codes:
+        return [], [], "input"
+    categorical = np.isin(np.arange(features), sorted(codes))[None, :]
+    made = [
+        helper.make_node("Abs", ["input"], ["size"]),
+        helper.make_node("Floor", ["size"], ["floor"]),
+        helper.make_node("Sign", ["input"], ["sign"]),
+        helper.make_node("Mul", ["floor", "sign"], ["cut"]),
+        helper.make_node("Where", ["categorical", "cut", "input"], ["given"]),
+    ]
+    return made, [numpy_helper.from_array(categorical, "categorical")], "given"
+
+
+_Parents = list[tuple[list[int], int]]
+
+
 def _walk(nodes: _Nodes, tree: int, root: dict[str, Any]) -> None:
     """Adds a tree, without recursion: LightGBM grows leaf-wise, so a tree may be deep."""
-    waiting: list[tuple[dict[str, Any], list[int], int]] = [(root, [0], 0)]
+    waiting: list[tuple[dict[str, Any], _Parents]] = [(root, [])]
     number = 0
     while waiting:
-        node, parent, place = waiting.pop()
-        at = nodes.add(tree, number)
-        parent[place] = number
+        node, parents = waiting.pop()
+        first = nodes.add(tree, number)
+        for column, place in parents:
+            column[place] = number
         number += 1
         if "split_index" not in node:
             nodes.leaf_trees.append(tree)
-            nodes.leaf_ids.append(nodes.ids[at])
+            nodes.leaf_ids.append(nodes.ids[first])
             nodes.leaf_values.append(float(node["leaf_value"]))
             continue
-        _branch(nodes, at, node)
-        waiting += [(node["right_child"], nodes.false, at), (node["left_child"], nodes.true, at)]
+        last = _branch(nodes, first, node)
+        number += last - first
+        left = [(nodes.true, at) for at in range(first, last + 1)]
+        waiting += [(node["right_child"], [(nodes.false, last)]), (node["left_child"], left)]
 
 
-def _branch(nodes: _Nodes, at: int, node: dict[str, Any]) -> None:
+def _branch(nodes: _Nodes, at: int, node: dict[str, Any]) -> int:
+    """Makes a split of the node, and returns the last node that the split takes."""
+    if node["decision_type"] == "==":
+        return _members(nodes, at, node)
     if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
         raise ConfigError(
             f"a split of kind {node['decision_type']!r} with missing values as {node['missing_type']} cannot be packaged exactly"
@@ -129,6 +160,24 @@ def _branch(nodes: _Nodes, at: int, node: dict[str, Any]) -> None:
     # Without missing values in training LightGBM takes NaN for zero.
     left = node["default_left"] if node["missing_type"] == "NaN" else float(node["threshold"]) >= 0
     nodes.missing[at] = int(left)
+    return at
+
+
+def _members(nodes: _Nodes, at: int, node: dict[str, Any]) -> int:
+    """A split by category: one comparison after the other, all of which lead to the same left child.
+
+    What is missing, negative or unseen equals none of them and goes right, as in LightGBM.
+    """
+    nodes.codes.add(node["split_feature"])
+    categories = [float(code) for code in node["threshold"].split("||")]
+    for place, category in enumerate(categories):
+        if place:
+            before, at = at, nodes.add(nodes.trees[at], nodes.ids[at] + 1)
+            nodes.false[before] = nodes.ids[at]
+        nodes.modes[at] = "BRANCH_EQ"
+        nodes.features[at] = node["split_feature"]
+        nodes.values[at] = category
+    return at
 
 
 def _threshold(value: float) -> float:

@@ -215,6 +215,7 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "configuration": job.config.model_dump(mode="json"),
         "environment": trained.environment,
         "model_hash": trained.model_hash,
+        "training": trained.model_dump(mode="json", include={"trees", "validation", "start"}),
         "fitted": trained.fitted.model_dump(mode="json") if trained.fitted else None,
         "drill": trained.drill,
         "evaluation": arguments.evaluation.model_dump(mode="json"),

@@ -2,145 +2,177 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import logging
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError
-from mlops_provider.partitions import parse_duration
+from mlops_provider.exceptions import RequestError
 from mlops_provider.steps import tables
-from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
-from mlops_provider.steps.records import Split, SplitRef, Trained
-from mlops_provider.steps.step import Job, libraries, source_version, step
+from mlops_provider.steps.records import ModelVersion, Split, Trained, Validation
+from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.training import rows as known
+from mlops_provider.steps.training.boosting import Boosted, Rows, boosted, own
+from mlops_provider.steps.training.identity import Start, TrainArguments, environment, version_fingerprint
 from mlops_provider.steps.training.split import load_split
-from mlops_provider.storage import digest
+from mlops_provider.steps.training.stream import streamed
+from mlops_provider.storage import Artifact
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("mlops_provider")
 
-Drill = Literal["shuffled_labels"]
+Array = np.ndarray[Any, Any]
 _REFERENCE_ROWS = 10_000
-_LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxruntime", "pandas")
-
-
-class TrainArguments(Frozen):
-    """:param drill: a fault made on purpose: the gate must refuse what comes of it.
-    :param repeat: makes another version of what was trained before; recorded in the lineage.
-    """
-
-    split: SplitRef
-    drill: Drill | None = None
-    repeat: str = ""
 
 
 @step("train", arguments=TrainArguments, result=Trained, sections=("data", "features", "training"), code=True)
 def train(job: Job, arguments: TrainArguments) -> Trained:
     """Fits a candidate on the split. Rows are sorted by key first, so that their order of arrival does not matter.
 
-    :raises DataError: if there is nothing to learn from.
+    :raises DataError: if there is nothing to learn from, or a feature is not what can be learned from.
+    :raises ConfigError: if a function of the model's own raises, or returns what cannot be used.
     """
     split = load_split(job, arguments.split)
-    frame = _known_rows(job, split)
-    features = frame[list(job.config.features.columns)]
-    labels = frame[LABEL].to_numpy()
-    if arguments.drill == "shuffled_labels":
-        labels = np.random.default_rng(job.config.training.seed).permutation(labels)
+    return _Training(job, split, arguments).trained()
+
+
+def start_from(job: Job, champion: ModelVersion | None) -> Start | None:
+    """What a candidate is told of the champion whose trees it goes on from; None if it starts anew."""
+    if job.config.training.start == "fresh" or champion is None:
+        return None
+    if champion.package.features != job.config.features.columns or champion.package.fitted or job.config.features.fit:
+        log.warning("starting anew: version %d has other features, or statistics of its own", champion.version)
+        return None
+    package = champion.package
+    return Start(version=champion.version, booster=package.booster, features=package.features, seen=champion.seen_until)
+
+
+class _Training:
+    """One candidate."""
+
+    def __init__(self, job: Job, split: Split, arguments: TrainArguments) -> None:
+        self.job, self.split, self.arguments = job, split, arguments
+        self.fingerprint = version_fingerprint(job, split, arguments)
+        self.columns = list(job.config.features.columns)
+
+    def trained(self) -> Trained:
+        return self._streamed() if self.job.config.training.memory == "streamed" else self._whole()
+
+    def _whole(self) -> Trained:
+        """With all rows in memory."""
+        frame = known.known_rows(self.job, self.split)
+        times = frame[self.job.config.data.event_time]
+        labels = self._labels(frame[LABEL].to_numpy())
+        chosen, later = self._divided(times, labels)
+        features = frame.loc[chosen, self.columns].reset_index(drop=True)
+        statistics = fit(self.job, features, labels[chosen], self.fingerprint)
+        given = applied(self.job, statistics, features)
+        known.check_features(self.job, self.split, given.to_numpy())
+        weights = known.weights(self.job, self.split, given, times[chosen])
+        validation = None
+        if later.any():
+            unseen = frame.loc[later, self.columns].reset_index(drop=True)
+            validation = applied(self.job, statistics, unseen), labels[later]
+        made = self._made(given, labels[chosen], weights, validation)
+        sample = features.sample(min(_REFERENCE_ROWS, len(features)), random_state=self.job.config.training.seed)
+        return self._told(made, sample, int(chosen.sum()), times[later], statistics)
+
+    def _made(self, given: pd.DataFrame, labels: Array, weights: Array | None, validation: Any) -> Boosted:
+        start = self._start()
+        rows = Rows(given.to_numpy(), labels, weights)
+        if self.job.config.training.fit:
+            return own(self.job, given, rows, validation, start)
+        return boosted(self.job, rows, Rows(validation[0].to_numpy(), validation[1]) if validation else None, start)
+
+    def _streamed(self) -> Trained:
+        """With rows on disk."""
+        weight = self.job.config.training.weight
+        with streamed(self.job, self.split) as found:
+            labels = self._labels(found.labels)
+            chosen, later = self._divided(found.times, labels)
+            store, kept = found.stored(chosen, "fit", weight.column if weight else None)
+            weights = known.weights(self.job, self.split, kept, found.times[chosen])
+            validation = None
+            if later.any():
+                validation = Rows(found.stored(later, "validation")[0].sequence(), labels[later])
+            made = boosted(self.job, Rows(store.sequence(), labels[chosen], weights), validation)
+            return self._told(made, self._sampled(store), len(store), found.times[later], None)
+
+    def _sampled(self, store: Any) -> pd.DataFrame:
+        """The rows that `DataFrame.sample` would have drawn."""
+        import pandas as pd
+
+        draw = np.random.RandomState(self.job.config.training.seed)  # the generator that pandas uses for a seed
+        places = draw.choice(len(store), size=min(_REFERENCE_ROWS, len(store)), replace=False)
+        return pd.DataFrame(store.take(places), columns=self.columns)
+
+    def _labels(self, labels: Array) -> Array:
+        if self.arguments.drill != "shuffled_labels":
+            return labels
         log.warning("drill: labels are shuffled on purpose; the gate must refuse this candidate")
-    fingerprint = version_fingerprint(job, split, arguments)
-    statistics = fit(job, features, labels, fingerprint)
-    text = _fitted(job, applied(job, statistics, features).to_numpy(), labels)
-    sample = features.sample(min(_REFERENCE_ROWS, len(features)), random_state=job.config.training.seed)
-    return Trained(
-        booster=job.storage.write(job.under("models", fingerprint, "model.txt"), text.encode()),
-        reference=tables.write_frame(job.storage, job.under("models", fingerprint, "reference"), sample),
-        model_hash=model_hash(text),
-        fingerprint=fingerprint,
-        rows=len(frame),
-        split=arguments.split,
-        fitted=statistics,
-        drill=arguments.drill,
-        environment=environment(),
-    )
+        return np.random.default_rng(self.job.config.training.seed).permutation(labels)
 
+    def _divided(self, times: pd.Series[Any], labels: Array) -> tuple[Array, Array]:
+        """Which rows are fitted on, and which early stopping measures on; both must tell something."""
+        what, stopping = known.where(self.job, self.split), self.job.config.training.early_stopping
+        if stopping is None:
+            known.check_labels(labels, what)
+            return np.ones(len(labels), bool), np.zeros(len(labels), bool)
+        chosen, later = known.divided(self.job, times)
+        known.check_labels(
+            labels[chosen], f"{what}: what early stopping's window of {stopping.window} leaves to fit on"
+        )
+        known.check_labels(labels[later], f"{what}: early stopping's window, the last {stopping.window},")
+        return chosen, later
 
-def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> str:
-    """What makes two versions the same: data, code, the sections that shape the model, and the environment."""
-    return digest({
-        "data": [[v.partition, v.md5] for v in (*split.fit, split.holdout)],
-        "cutoff": split.cutoff.isoformat(),
-        "code": job.model.code_hash,
-        "sections": _shaping(job),
-        "environment": environment(),
-        "drill": arguments.drill,
-        "repeat": arguments.repeat,
-    })
+    def _start(self) -> str | None:
+        """The trees to go on from.
 
+        :raises RequestError: if they have seen the holdout.
+        """
+        start = self.arguments.start
+        if start is None:
+            return None
+        if start.seen >= self.split.holdout.partition:
+            raise RequestError(
+                f"version {start.version} has seen data until {start.seen}: what goes on from it cannot be judged on "
+                f"{self.split.holdout.partition}"
+            )
+        return self.job.storage.fetch(start.booster).decode()
 
-def _shaping(job: Job) -> dict[str, Any]:
-    """The sections that shape the model; where it is trained and on how many threads does not."""
-    sections = job.config.sections("features", "training")
-    for place in ("resources", "run_on"):
-        del sections["training"][place]
-    return sections
+    def _told(
+        self, made: Boosted, sample: pd.DataFrame, rows: int, later: pd.Series[Any], statistics: Artifact | None
+    ) -> Trained:
+        job, folder = self.job, ("models", self.fingerprint)
+        return Trained(
+            booster=job.storage.write(job.under(*folder, "model.txt"), made.text.encode()),
+            reference=tables.write_frame(job.storage, job.under(*folder, "reference"), sample),
+            model_hash=model_hash(made.text),
+            fingerprint=self.fingerprint,
+            rows=rows,
+            split=self.arguments.split,
+            fitted=statistics,
+            drill=self.arguments.drill,
+            trees=made.trees,
+            validation=self._validation(made, later),
+            start=self.arguments.start.version if self.arguments.start else None,
+            environment=environment(),
+        )
 
-
-def environment() -> dict[str, str]:
-    """Versions of what shapes a model."""
-    found = {name: libraries()[name] for name in ("python", *_LIBRARIES)}
-    return found | {"airflow-provider-mlops": source_version("data", "training")}
+    def _validation(self, made: Boosted, later: pd.Series[Any]) -> Validation | None:
+        asked = self.job.config.training.early_stopping
+        if asked is None:
+            return None
+        span = {"first": later.min().to_pydatetime(), "last": later.max().to_pydatetime()}
+        return Validation(metric=asked.metric, value=made.value, rows=len(later), **span)
 
 
 def model_hash(text: str) -> str:
     """sha256 of the trees of a LightGBM text model; what surrounds them names the number of threads."""
     trees = text[text.index("Tree=0") : text.index("end of trees")]
     return hashlib.sha256(trees.encode()).hexdigest()
-
-
-def _known_rows(job: Job, split: Split) -> Any:
-    """The labelled rows whose label was known at the cutoff, sorted by key."""
-    import pandas as pd
-
-    data = job.config.data
-    frames = [snapshot.read(job, version).to_pandas() for version in split.fit]
-    frame = pd.concat(frames, ignore_index=True)
-    known = frame[data.event_time] + parse_duration(data.label.delay) <= pd.Timestamp(split.cutoff)
-    frame = frame[known & frame[LABEL].notna()].sort_values([data.key, data.event_time], ignore_index=True)
-    where = f"{job.config.name}: {split.fit[0].partition} to {split.fit[-1].partition}"
-    if frame.empty:
-        raise DataError(f"{where}: no row has a label that was known on {split.cutoff:%Y-%m-%d %H:%M}")
-    if frame[LABEL].nunique() < 2:
-        raise DataError(f"{where}: the label is {frame[LABEL].iloc[0]:g} in all {len(frame)} rows, nothing to learn")
-    return frame
-
-
-def _fitted(job: Job, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> str:
-    import lightgbm
-
-    training = job.config.training
-    settings: dict[str, Any] = {
-        **training.params,
-        "objective": training.objective,
-        "seed": training.seed,
-        "num_threads": training.resources.cpu,
-        "deterministic": True,
-        "force_col_wise": True,
-        "verbosity": -1,
-    }
-    names = list(job.config.features.columns)
-    dataset = lightgbm.Dataset(features, label=labels, feature_name=names, free_raw_data=True)
-    booster = lightgbm.train(settings, dataset, num_boost_round=training.rounds, callbacks=[_progress(training.rounds)])
-    return str(booster.model_to_string())
-
-
-def _progress(rounds: int) -> Any:
-    def report(state: Any) -> None:
-        done = state.iteration + 1
-        if done % max(1, rounds // 4) == 0:
-            log.info("%s training: %d of %d trees", dt.datetime.now(dt.UTC).strftime("%H:%M:%S"), done, rounds)
-
-    return report

@@ -181,7 +181,6 @@ def test_thresholds_near_zero_and_beyond_all_values_divide_alike(threshold: floa
         {"objective": "cross_entropy"},
         {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5},
         {"zero_as_missing": True},
-        {"categorical_feature": "0"},
         {"linear_tree": True},
     ],
     ids=lambda params: next(iter(params)),

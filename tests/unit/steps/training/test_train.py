@@ -16,6 +16,7 @@ from mlops_provider.steps import plan
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.records import Split, Trained
 from mlops_provider.steps.step import Job
+from mlops_provider.steps.training import identity, rows
 from mlops_provider.steps.training import train as training
 from mlops_provider.steps.training.split import load_split, save_split
 from tests.support.tiny import DAYS, World, call, outcome
@@ -111,7 +112,7 @@ def test_the_fingerprint_follows_data_code_and_environment(accepted: World, monk
     found.append(training.version_fingerprint(job, split, arguments.model_copy(update={"repeat": "once more"})))
     (accepted.model / "features.py").write_text((accepted.model / "features.py").read_text() + "\n")
     found.append(training.version_fingerprint(accepted.job(), split, arguments))
-    monkeypatch.setattr(training, "environment", lambda: {"lightgbm": "0"})
+    monkeypatch.setattr(identity, "environment", lambda: {"lightgbm": "0"})
     found.append(training.version_fingerprint(job, split, arguments))
     assert len(set(found)) == 5
 
@@ -124,7 +125,7 @@ def test_an_equal_split_is_reused_and_gates_do_not_retrain(accepted: World) -> N
 
 def known_rows(world: World, job: Job, **update: Any) -> pd.DataFrame:
     split = load_split(job, world.split(HOLDOUT, job)).model_copy(update=update)
-    frame: pd.DataFrame = training._known_rows(job, split)
+    frame: pd.DataFrame = rows.known_rows(job, split)
     return frame
 
 

@@ -1,0 +1,170 @@
+"""Boosting: LightGBM as model.yaml tells, or the model's own `fit`, on rows in memory or on disk."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlops_provider.exceptions import ConfigError
+from mlops_provider.steps.step import Job
+from mlops_provider.steps.training import metrics
+
+log = logging.getLogger("mlops_provider")
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is learned from, or measured on.
+
+    :param features: float64 [n, features], or a list of LightGBM's ``Sequence`` of such rows.
+    :param labels: float64 [n].
+    :param weights: float64 [n]; None if all rows count alike.
+    """
+
+    features: Any
+    labels: Array
+    weights: Array | None = None
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """:param text: the model as LightGBM's text, with the trees that are kept.
+    :param value: what early stopping measured with them.
+    """
+
+    text: str
+    value: float | None = None
+
+    @property
+    def trees(self) -> int:
+        return self.text.count("\nTree=")
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """LightGBM's parameters: those of model.yaml, and what makes the trees the same for any number of threads."""
+    training = job.config.training
+    return {
+        **training.params,
+        "objective": training.objective,
+        "seed": training.seed,
+        "num_threads": training.resources.cpu,
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbosity": -1,
+    }
+
+
+def bin_seed(seed: int) -> int:
+    """The seed that LightGBM draws rows for its bins with, as it derives it from `seed` (Config::Set and Random::NextShort).
+
+    For rows in memory it does so itself; for a ``Sequence`` its Python side forgets `seed`.
+    """
+    state = (214_013 * seed + 2_531_011) % 2**32
+    return (state >> 16 & 0x7FFF) % 0x7FFF
+
+
+def boosted(job: Job, rows: Rows, validation: Rows | None, start: str | None = None) -> Boosted:
+    """LightGBM as model.yaml tells.
+
+    :param validation: what early stopping measures on.
+    :param start: text of the model whose trees are gone on from.
+    """
+    import lightgbm
+
+    training, features = job.config.training, job.config.features
+    given = {"data_random_seed": bin_seed(training.seed), **settings(job), "metric": "None"}
+    columns = {"feature_name": list(features.columns), "categorical_feature": list(features.categorical)}
+    dataset = lightgbm.Dataset(rows.features, label=rows.labels, weight=rows.weights, params=given, **columns)
+    more: dict[str, Any] = {"callbacks": [_progress(training.rounds)]}
+    if validation is not None:
+        more |= _stopping(job, lightgbm.Dataset(validation.features, label=validation.labels, reference=dataset))
+    if start is not None:
+        more["init_model"] = lightgbm.Booster(model_str=start)
+    booster = lightgbm.train(given, dataset, num_boost_round=training.rounds, **more)
+    return Boosted(str(booster.model_to_string()), _best(booster))
+
+
+def _stopping(job: Job, dataset: Any) -> dict[str, Any]:
+    """Early stopping by a metric of our own: LightGBM's sums depend on the number of threads in their last digits."""
+    import lightgbm
+
+    asked = job.config.training.early_stopping
+    assert asked is not None
+
+    def measured(scores: Array, of: Any) -> tuple[str, float, bool]:
+        value = metrics.measure((asked.metric,), np.asarray(of.get_label(), np.float64), scores)[asked.metric]
+        return asked.metric, value, metrics.LARGER_IS_BETTER[asked.metric]
+
+    stop = lightgbm.early_stopping(asked.rounds, verbose=False)
+    callbacks = [_progress(job.config.training.rounds), stop]
+    return {"valid_sets": [dataset], "valid_names": ["validation"], "feval": measured, "callbacks": callbacks}
+
+
+def _best(booster: Any) -> float | None:
+    return next((float(v) for found in booster.best_score.values() for v in found.values()), None)
+
+
+def _progress(rounds: int) -> Any:
+    def report(state: Any) -> None:
+        done = state.iteration - state.begin_iteration + 1
+        if done % max(1, rounds // 4) == 0:
+            log.info("%s training: %d of %d trees", dt.datetime.now(dt.UTC).strftime("%H:%M:%S"), done, rounds)
+
+    return report
+
+
+def own(job: Job, features: Any, rows: Rows, validation: tuple[Any, Array] | None, start: str | None = None) -> Boosted:
+    """What the model's own `fit` makes of the rows.
+
+    :param features: the features of the rows as a DataFrame; `validation` features and labels likewise.
+    :raises ConfigError: if it raises, or returns what cannot be packaged.
+    """
+    import lightgbm
+
+    training = job.config.training
+    assert training.fit is not None
+    told = {
+        "params": settings(job),
+        "rounds": training.rounds,
+        "categorical": list(job.config.features.categorical),
+        "validation": validation,
+        "early_stopping": training.early_stopping.rounds if training.early_stopping else None,
+        "start": lightgbm.Booster(model_str=start) if start else None,
+    }
+    function = job.model.function(training.fit)
+    try:
+        made = function(features, rows.labels, rows.weights, told)
+    except Exception as error:
+        raise ConfigError(f"{job.config.name}: {training.fit} raised {type(error).__name__}: {error}") from error
+    return Boosted(_accepted(job, f"{job.config.name}: {training.fit}", made))
+
+
+def _accepted(job: Job, what: str, made: object) -> str:
+    """The text of a booster that can be packaged.
+
+    :raises ConfigError: if it is none.
+    """
+    import lightgbm
+
+    if not isinstance(made, lightgbm.Booster):
+        hint = ", return its booster_" if hasattr(made, "booster_") else ""
+        raise ConfigError(
+            f"{what} returned {type(made).__name__}, expected a lightgbm.Booster{hint}: what is registered is data, not "
+            "code, and can be packaged exactly"
+        )
+    wanted = [name.replace(" ", "_") for name in job.config.features.columns]
+    if (names := made.feature_name()) != wanted:
+        raise ConfigError(f"{what} returned a model of the features {', '.join(names)}, expected {', '.join(wanted)}")
+    text = str(made.model_to_string())
+    objective = next((line for line in text.splitlines() if line.startswith("objective=")), "objective=none")
+    if objective.removeprefix("objective=").split(" ")[0] != job.config.training.objective:
+        raise ConfigError(f"{what} returned a model with {objective}, model.yaml says {job.config.training.objective}")
+    if not made.num_trees():
+        raise ConfigError(f"{what} returned a model without trees")
+    return text
