@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +17,11 @@ from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
-from mlops_provider.steps.records import Split, SplitRef, Trained
+from mlops_provider.steps.records import Parameters, Split, SplitRef, Trained
 from mlops_provider.steps.step import Job, libraries, source_version, step
+from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
-from mlops_provider.storage import digest
+from mlops_provider.storage import Artifact, digest
 
 log = logging.getLogger("mlops_provider")
 
@@ -31,11 +33,15 @@ _LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxruntime", "pandas")
 class TrainArguments(Frozen):
     """:param drill: a fault made on purpose: the gate must refuse what comes of it.
     :param repeat: makes another version of what was trained before; recorded in the lineage.
+    :param params: tuned parameters; they come before those of model.yaml.
+    :param tuning: record of the search that they are from.
     """
 
     split: SplitRef
     drill: Drill | None = None
     repeat: str = ""
+    params: Parameters = {}
+    tuning: Artifact | None = None
 
 
 @step("train", arguments=TrainArguments, result=Trained, sections=("data", "features", "training"), code=True)
@@ -44,8 +50,9 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
 
     :raises DataError: if there is nothing to learn from.
     """
+    job = with_params(job, arguments.params)
     split = load_split(job, arguments.split)
-    frame = _known_rows(job, split)
+    frame = known_rows(job, split)
     features = frame[list(job.config.features.columns)]
     labels = frame[LABEL].to_numpy()
     if arguments.drill == "shuffled_labels":
@@ -53,7 +60,7 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
         log.warning("drill: labels are shuffled on purpose; the gate must refuse this candidate")
     fingerprint = version_fingerprint(job, split, arguments)
     statistics = fit(job, features, labels, fingerprint)
-    text = _fitted(job, applied(job, statistics, features).to_numpy(), labels)
+    text = fitted_text(job, applied(job, statistics, features).to_numpy(), labels)
     sample = features.sample(min(_REFERENCE_ROWS, len(features)), random_state=job.config.training.seed)
     return Trained(
         booster=job.storage.write(job.under("models", fingerprint, "model.txt"), text.encode()),
@@ -65,11 +72,16 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
         fitted=statistics,
         drill=arguments.drill,
         environment=environment(),
+        params=arguments.params,
+        tuning=arguments.tuning,
     )
 
 
 def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> str:
-    """What makes two versions the same: data, code, the sections that shape the model, and the environment."""
+    """What makes two versions the same: data, code, the sections that shape the model, and the environment.
+
+    :param job: with the tuned parameters in it.
+    """
     return digest({
         "data": [[v.partition, v.md5] for v in (*split.fit, split.holdout)],
         "cutoff": split.cutoff.isoformat(),
@@ -82,9 +94,10 @@ def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> st
 
 
 def _shaping(job: Job) -> dict[str, Any]:
-    """The sections that shape the model; where it is trained and on how many threads does not."""
+    """The sections that shape the model, with the tuned parameters in their place. Where it is trained, on how many
+    threads and how the parameters were found does not."""
     sections = job.config.sections("features", "training")
-    for place in ("resources", "run_on"):
+    for place in ("resources", "run_on", "tune"):
         del sections["training"][place]
     return sections
 
@@ -101,7 +114,7 @@ def model_hash(text: str) -> str:
     return hashlib.sha256(trees.encode()).hexdigest()
 
 
-def _known_rows(job: Job, split: Split) -> Any:
+def known_rows(job: Job, split: Split) -> Any:
     """The labelled rows whose label was known at the cutoff, sorted by key."""
     import pandas as pd
 
@@ -118,7 +131,13 @@ def _known_rows(job: Job, split: Split) -> Any:
     return frame
 
 
-def _fitted(job: Job, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> str:
+def fitted_text(
+    job: Job, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], callbacks: Sequence[Any] = ()
+) -> str:
+    """The booster as text.
+
+    :param callbacks: LightGBM's, called after each tree.
+    """
     import lightgbm
 
     training = job.config.training
@@ -133,7 +152,8 @@ def _fitted(job: Job, features: np.ndarray[Any, Any], labels: np.ndarray[Any, An
     }
     names = list(job.config.features.columns)
     dataset = lightgbm.Dataset(features, label=labels, feature_name=names, free_raw_data=True)
-    booster = lightgbm.train(settings, dataset, num_boost_round=training.rounds, callbacks=[_progress(training.rounds)])
+    told = callbacks or [_progress(training.rounds)]
+    booster = lightgbm.train(settings, dataset, num_boost_round=training.rounds, callbacks=list(told))
     return str(booster.model_to_string())
 
 

@@ -124,7 +124,7 @@ def test_an_equal_split_is_reused_and_gates_do_not_retrain(accepted: World) -> N
 
 def known_rows(world: World, job: Job, **update: Any) -> pd.DataFrame:
     split = load_split(job, world.split(HOLDOUT, job)).model_copy(update=update)
-    frame: pd.DataFrame = training._known_rows(job, split)
+    frame: pd.DataFrame = training.known_rows(job, split)
     return frame
 
 
