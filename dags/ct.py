@@ -1,5 +1,7 @@
 """CT, one DAG per model: trains the candidate that was decided on, packages it, measures the package and registers it."""
 
+from typing import Any
+
 from airflow.sdk import DAG
 
 from mlops_provider.dagfile import ModelDags, drill, force, models
@@ -9,6 +11,8 @@ from mlops_provider.operators.training import (
     PackageModelOperator,
     RegisterModelOperator,
     TrainModelOperator,
+    TuneModelOperator,
+    TuneTrialOperator,
 )
 
 
@@ -20,6 +24,7 @@ def ct(model: ModelDags) -> DAG:
         train = TrainModelOperator(
             **model.step("train", plan.output),
             work=plan.output,
+            tuned=tuned(model, plan),
             drill="{{ params.drill or '' }}",
             force="{{ params.force }}",
             pool_slots=model.config.training.resources.cpu,
@@ -36,6 +41,24 @@ def ct(model: ModelDags) -> DAG:
             outlets=[model.assets.candidate],
         )
     return dag
+
+
+def tuned(model: ModelDags, plan: PlanOperator) -> Any:
+    """The search for parameters, for a model that asks for it: a wave of trials a task, mapped; None for all others."""
+    if model.config.training.tune is None:
+        return None
+    shared = {"work": plan.output, "pool_slots": model.config.training.resources.cpu}
+    tune = TuneModelOperator(**model.step("tune", plan.output), **shared, force="{{ params.force }}")
+    before = None
+    for number, wave in enumerate(model.config.training.tune.waves, start=1):
+        trials = TuneTrialOperator.partial(**model.step(f"trials_{number}", plan.output), **shared).expand(
+            number=list(wave)
+        )
+        if before is not None:
+            before >> trials
+        before = trials
+    before >> tune
+    return tune.output
 
 
 for model in models(__file__):

@@ -96,16 +96,23 @@ class Loops:
         return work is not None or len(self.job.ledger.records()) > before
 
     def train(self, work: plan.TrainWork, **arguments: Any) -> Any:
-        """Train, package, evaluate, register."""
+        """Tune if model.yaml asks for it, train, package, evaluate, register."""
         label, rival = work.split.holdout, plan.State(self.job).champion
         if self.job.config.training.start == "champion":
             from mlops_provider.steps.training.train import start_from
 
             arguments["start"] = start_from(self.job, rival)
-        trained = self._run("train", label, split=work.split, **arguments)
+        trained = self._run("train", label, split=work.split, **self._tuned(work), **arguments)
         package = self._run("package", label, trained=trained)
         evaluation = self._run("evaluate", label, package=package, split=work.split, champion=rival)
         return self._run("register", label, trained=trained, package=package, evaluation=evaluation)
+
+    def _tuned(self, work: plan.TrainWork) -> dict[str, Any]:
+        """What training takes from tuning, as arguments."""
+        if self.job.config.training.tune is None:
+            return {}
+        tuned = self._run("tune", work.split.holdout, split=work.split)
+        return {"params": tuned.params, "tuning": tuned.record}
 
     def cd(self) -> bool:
         repair(self.job)

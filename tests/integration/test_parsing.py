@@ -35,6 +35,7 @@ HEAVY = {
     "numpy",
     "onnx",
     "onnxruntime",
+    "optuna",
     "pandas",
     "pyarrow",
     "sklearn",
@@ -338,6 +339,35 @@ def round_trip(dag: Any) -> Any:
 def test_training_takes_the_pool_slots_of_its_threads(include: Path) -> None:
     write_model(include, training={"resources": {"cpu": 2}})
     assert bag_of(include).dags["tiny.ct"].task_dict["train"].pool_slots == 2
+
+
+TUNED = {
+    "window": {"minimum": 3},
+    "tune": {"trials": 5, "parallel": 2, "space": {"num_leaves": {"low": 2, "high": 16}}},
+}
+
+
+def test_a_model_that_is_tuned_has_a_task_a_wave_before_training(include: Path) -> None:
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+    write_model(include, training={**TUNED, "resources": {"cpu": 2}})
+    dag = bag_of(include).dags["tiny.ct"]
+    tuning: dict[str, tuple[set[str], str, set[str]]] = {
+        "trials_1": ({"plan"}, "all_success", set()),
+        "trials_2": ({"plan", "trials_1"}, "all_success", set()),
+        "trials_3": ({"plan", "trials_2"}, "all_success", set()),
+        "tune": ({"plan", "trials_3"}, "all_success", set()),
+        "train": ({"plan", "tune"}, "all_success", set()),
+    }
+    assert wiring(dag) == STRUCTURE["ct"] | tuning
+    assert wiring(round_trip(dag)) == wiring(dag)
+    waves = {name: task for name, task in dag.task_dict.items() if isinstance(task, MappedOperator)}
+    assert {name: task.expand_input.value["number"] for name, task in waves.items()} == {
+        "trials_1": [0, 1],
+        "trials_2": [2, 3],
+        "trials_3": [4],
+    }
+    assert {task.partial_kwargs["pool_slots"] for task in waves.values()} == {2}
 
 
 def test_monitoring_follows_the_models_own_clock(include: Path) -> None:

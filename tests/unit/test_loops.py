@@ -109,6 +109,8 @@ _NOT_IN_A_LAP = {
     "collect_garbage",
     "resolve_code",
     "test_code",
+    "tune",
+    "tune_trial",
     "validate_dataset",
 }
 

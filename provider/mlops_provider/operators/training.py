@@ -1,4 +1,4 @@
-"""CT: train, package, evaluate, register."""
+"""CT: tune, train, package, evaluate, register."""
 
 from __future__ import annotations
 
@@ -11,23 +11,66 @@ from mlops_provider.links import MlflowRunLink, ModelVersionLink
 from mlops_provider.operators.base import StepOperator, truth
 
 
+class TuneTrialOperator(StepOperator):
+    """Runs one trial of the search for parameters, or finds it done: map it over the numbers of a wave.
+
+    :param work: what is to be trained, as `plan` found it.
+    :param number: of the trial, from 0.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work", "number")
+    step = "tune_trial"
+
+    def __init__(self, *, work: Any, number: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+        self.number = number
+
+    def run(self, context: Context) -> Any:
+        return self.run_step(context, self.step, {"split": self.whole(self.work)["split"], "number": int(self.number)})
+
+
+class TuneModelOperator(StepOperator):
+    """Keeps the best parameters of the search if they prove better than those of model.yaml, on data it did not see.
+
+    Trials that no other task has run are run here, one after another.
+
+    :param work: what is to be trained, as `plan` found it.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work")
+    step = "tune"
+
+    def __init__(self, *, work: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    def run(self, context: Context) -> Any:
+        return self.run_step(context, self.step, {"split": self.whole(self.work)["split"]})
+
+
 class TrainModelOperator(StepOperator):
     """Fits a candidate with LightGBM on accepted, versioned data.
 
     :param work: what to train, as `plan` found it.
     :param drill: a fault made on purpose, ``shuffled_labels``; recorded, and never promoted.
+    :param tuned: result of TuneModelOperator; the parameters of model.yaml if None.
     """
 
-    template_fields: Sequence[str] = (*StepOperator.template_fields, "work", "drill")
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work", "drill", "tuned")
     step = "train"
 
-    def __init__(self, *, work: Any, drill: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *, work: Any, drill: Any = None, tuned: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.work = work
         self.drill = drill
+        self.tuned = tuned
 
     def run(self, context: Context) -> Any:
         arguments = {"split": self.whole(self.work)["split"], "drill": self.drill or None, "start": self.start(context)}
+        if self.tuned:
+            tuned = self.whole(self.tuned)
+            arguments |= {"params": tuned["params"], "tuning": tuned["record"]}
         if truth(self.force):
             arguments["repeat"] = context["run_id"]
         return self.run_step(context, self.step, arguments)

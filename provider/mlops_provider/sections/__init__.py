@@ -33,3 +33,5 @@ from mlops_provider.sections.loops import Retrain as Retrain
 from mlops_provider.sections.loops import Scoring as Scoring
 from mlops_provider.sections.loops import Training as Training
 from mlops_provider.sections.loops import Window as Window
+from mlops_provider.sections.tune import Dimension as Dimension
+from mlops_provider.sections.tune import Tune as Tune

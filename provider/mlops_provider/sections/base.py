@@ -56,7 +56,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Metric = Literal["auc", "log_loss", "brier"]
 
 
-_NUMBERS = (int, float, int | None, float | None)
+_NUMBERS = (int, float, int | None, float | None, int | float | None)
 
 
 class Section(BaseModel):

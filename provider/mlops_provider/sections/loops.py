@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from mlops_provider.sections.base import Function, Metric, Section, Share, Span
+from mlops_provider.sections.tune import Tune
 
 
 class Features(Section):
@@ -144,6 +145,30 @@ class Training(Section):
     memory: Literal["whole", "streamed"] = "whole"
     resources: Resources = Resources()
     run_on: Literal["worker"] = "worker"
+    tune: Tune | None = None
+
+    @model_validator(mode="after")
+    def _tunable(self) -> Training:
+        """Trials are fitted anew, in memory, with `rounds` trees: what is then trained must be of that kind."""
+        asked = {
+            "fit": self.fit,
+            "early_stopping": self.early_stopping,
+            "start champion": self.start == "champion",
+            "memory streamed": self.memory == "streamed",
+        }
+        if self.tune and (found := [name for name, value in asked.items() if value]):
+            raise ValueError(f"tune does not go with {found[0]}: its trials are fitted anew, in memory, with `rounds` trees")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_tune(self) -> Training:
+        """One partition to fit on before the first that a trial is measured on, and one that the search does not see."""
+        if self.tune and self.window.minimum < self.tune.folds + 2:
+            raise ValueError(
+                f"tune: folds ({self.tune.folds}) need window.minimum of at least {self.tune.folds + 2}: partitions to "
+                "fit on, to search on, and one more to accept on"
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams(self) -> Training:
@@ -154,6 +179,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Training:
+        searched = self.tune.space if self.tune else {}
         for names, why in (
             (_OURS, "objective, metric, seed and resources are set elsewhere"),
             (_INEXACT, "the ONNX package could not score exactly so"),
@@ -161,10 +187,14 @@ class Training(Section):
             (_CATEGORICAL, "use features.categorical"),
             (_STOPPING, "use training.early_stopping"),
         ):
-            if taken := sorted(set(names.split()) & set(self.params)):
-                raise ValueError(f"params must not set {', '.join(taken)}: {why}")
-        if unknown := sorted(set(self.params) - set(_PARAMS.split())):
-            raise ValueError(f"params: {', '.join(unknown)}: not among LightGBM's parameters for training: {_PARAMS}")
+            for place, given in (("params", self.params), ("tune.space", searched)):
+                if taken := sorted(set(names.split()) & set(given)):
+                    raise ValueError(f"{place} must not set {', '.join(taken)}: {why}")
+        for place, given in (("params", self.params), ("tune.space", searched)):
+            if unknown := sorted(set(given) - set(_PARAMS.split())):
+                raise ValueError(
+                    f"{place}: {', '.join(unknown)}: not among LightGBM's parameters for training: {_PARAMS}"
+                )
         return self
 
 

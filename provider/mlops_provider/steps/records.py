@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Literal
 
 from mlops_provider.checks import Check, Frozen, Verdict
 from mlops_provider.modelcode import CodeRef
 from mlops_provider.storage import Artifact, digest
+
+Parameters = dict[str, bool | int | float | str]
 
 
 class DataWork(Frozen):
@@ -118,6 +121,8 @@ class Trained(Frozen):
     :param validation: what early stopping measured, if it was asked for.
     :param start: the version whose trees it goes on from, if it does.
     :param environment: versions of what it was fitted with.
+    :param params: tuned parameters, which came before those of model.yaml.
+    :param tuning: record of the search, whether its result was kept or not; None if there was none.
     """
 
     booster: Artifact
@@ -132,6 +137,8 @@ class Trained(Frozen):
     validation: Validation | None = None
     start: int | None = None
     environment: dict[str, str]
+    params: Parameters = {}
+    tuning: Artifact | None = None
 
 
 class Latency(Frozen):
@@ -180,6 +187,50 @@ class Interval(Frozen):
     high: float
     blocks: int
     confidence: float
+
+
+class Trial(Frozen):
+    """A set of parameters that was tried.
+
+    :param state: ``failed`` if LightGBM refused them or nothing could be measured, ``out_of_time`` if it was stopped,
+        ``not_started`` if the time was spent before its turn.
+    :param value: the primary metric, mean over the partitions it was measured on, which `values` lists.
+    """
+
+    number: int
+    wave: int
+    params: Parameters = {}
+    state: Literal["finished", "failed", "out_of_time", "not_started"]
+    value: float | None = None
+    values: dict[str, float] = {}
+    seconds: float = 0.0
+    reason: str = ""
+    run_id: str = ""
+
+
+class Tuned(Frozen):
+    """What a search for parameters came to.
+
+    :param params: the parameters to train with beside those of model.yaml; none if what it found was not kept.
+    :param best: the parameters that were best in the search, and `trial` their number.
+    :param interval: their gain over model.yaml's on the partition that the search did not see.
+    :param stopped: whether the time was spent before all trials were run: a repetition may find other parameters.
+    :param record: file with all trials.
+    """
+
+    params: Parameters = {}
+    best: Parameters = {}
+    trial: int | None = None
+    finished: int
+    trials: int
+    metric: str
+    partition: str
+    interval: Interval | None = None
+    stopped: bool = False
+    verdict: Verdict
+    reason: str
+    run_id: str
+    record: Artifact
 
 
 class Evaluation(Frozen):

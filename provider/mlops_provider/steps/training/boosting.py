@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +70,14 @@ def bin_seed(seed: int) -> int:
     return (state >> 16 & 0x7FFF) % 0x7FFF
 
 
-def boosted(job: Job, rows: Rows, validation: Rows | None, start: str | None = None) -> Boosted:
+def boosted(
+    job: Job, rows: Rows, validation: Rows | None, start: str | None = None, callbacks: Sequence[Any] = ()
+) -> Boosted:
     """LightGBM as model.yaml tells.
 
     :param validation: what early stopping measures on.
     :param start: text of the model whose trees are gone on from.
+    :param callbacks: LightGBM's, in place of the one that tells how far it is.
     """
     import lightgbm
 
@@ -81,7 +85,7 @@ def boosted(job: Job, rows: Rows, validation: Rows | None, start: str | None = N
     given = {"data_random_seed": bin_seed(training.seed), **settings(job), "metric": "None"}
     columns = {"feature_name": list(features.columns), "categorical_feature": list(features.categorical)}
     dataset = lightgbm.Dataset(rows.features, label=rows.labels, weight=rows.weights, params=given, **columns)
-    more: dict[str, Any] = {"callbacks": [_progress(training.rounds)]}
+    more: dict[str, Any] = {"callbacks": list(callbacks) or [_progress(training.rounds)]}
     if validation is not None:
         more |= _stopping(job, lightgbm.Dataset(validation.features, label=validation.labels, reference=dataset))
     if start is not None:

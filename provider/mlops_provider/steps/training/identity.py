@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mlops_provider.checks import Frozen
-from mlops_provider.steps.records import Split, SplitRef
+from mlops_provider.steps.records import Parameters, Split, SplitRef
 from mlops_provider.steps.step import Job, libraries, source_version
 from mlops_provider.storage import Artifact, digest
 
@@ -30,16 +30,23 @@ class TrainArguments(Frozen):
     """:param drill: a fault made on purpose: the gate must refuse what comes of it.
     :param repeat: makes another version of what was trained before; recorded in the lineage.
     :param start: the champion to go on from, with `training.start: champion`; None if there is none.
+    :param params: tuned parameters; they come before those of model.yaml.
+    :param tuning: record of the search that they are from.
     """
 
     split: SplitRef
     drill: Drill | None = None
     repeat: str = ""
     start: Start | None = None
+    params: Parameters = {}
+    tuning: Artifact | None = None
 
 
 def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> str:
-    """What makes two versions the same: data, code, the sections that shape the model, and the environment."""
+    """What makes two versions the same: data, code, the sections that shape the model, and the environment.
+
+    :param job: with the tuned parameters in it.
+    """
     start = {"start": arguments.start.booster.hash} if arguments.start else {}
     return digest({
         "data": [[v.partition, v.md5] for v in (*split.fit, split.holdout)],
@@ -54,9 +61,10 @@ def version_fingerprint(job: Job, split: Split, arguments: TrainArguments) -> st
 
 
 def _shaping(job: Job) -> dict[str, Any]:
-    """The sections that shape the model; where it is trained, on how many threads and in how much memory does not."""
+    """The sections that shape the model, with the tuned parameters in their place. Where it is trained, on how many threads,
+    in how much memory and how the parameters were found does not."""
     sections = job.config.sections("features", "training")
-    for place in ("resources", "run_on", "memory"):
+    for place in ("resources", "run_on", "memory", "tune"):
         sections["training"].pop(place, None)
     return sections
 

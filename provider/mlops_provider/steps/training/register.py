@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
-from mlops_provider.steps.step import Job, step
+from mlops_provider.steps.step import Job, libraries, step
 from mlops_provider.steps.training import mlflowmodel
 from mlops_provider.steps.training.card import card
+from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
 
@@ -55,7 +57,7 @@ def register(job: Job, arguments: RegisterArguments) -> Registered:
     lineage, described = _lineage(job, arguments), _card(job, arguments)
     with registry.client(job) as mlflow:
         _registered_model(mlflow, name, job)
-        run_id = _claimed_run(job, mlflow, name, trained.fingerprint)
+        run_id = claimed_run(job, mlflow, name, trained.fingerprint)
         existed = bool(registry.versions(mlflow, name, trained.fingerprint))
         if not existed:
             _log(job, mlflow, run_id, arguments, lineage, described)
@@ -98,7 +100,7 @@ def _recorded(job: Job, version: ModelVersion, evaluation: Evaluation) -> int:
     return job.ledger.append(draft, actor=job.deployment.actor, guard=guard)[0].number
 
 
-def _claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) -> str:
+def claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) -> str:
     """The one MLflow run of a fingerprint: whoever creates the claim first names it, all others adopt it."""
     claim = job.under("claims", f"{fingerprint}.json")
     if job.storage.exists(claim):
@@ -144,7 +146,7 @@ def _adopted(mlflow: MlflowClient, claim: str, run_id: str) -> str:
 def _log(
     job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArguments, lineage: Artifact, described: Artifact
 ) -> None:
-    training, evaluation = job.config.training, arguments.evaluation
+    training, evaluation = with_params(job, arguments.trained.params).config.training, arguments.evaluation
     for key, value in {**training.params, "rounds": training.rounds, "seed": training.seed}.items():
         mlflow.log_param(run_id, key, value)
     for key, measured in evaluation.candidate.items():
@@ -218,9 +220,17 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
         "training": trained.model_dump(mode="json", include={"trees", "validation", "start"}),
         "fitted": trained.fitted.model_dump(mode="json") if trained.fitted else None,
         "drill": trained.drill,
+        "tuning": _tuning(job, trained),
         "evaluation": arguments.evaluation.model_dump(mode="json"),
         "parity": arguments.package.parity.model_dump(mode="json"),
         "package": {name: file.hash for name, file in arguments.package.files.items()},
     }
     name = f"lineage-{digest(value)[:16]}.json"
     return job.storage.write_json(job.under("models", trained.fingerprint, name), value)
+
+
+def _tuning(job: Job, trained: Trained) -> dict[str, Any] | None:
+    """The search behind the parameters, with all its trials, and what of it was kept."""
+    if trained.tuning is None:
+        return None
+    return {"params": trained.params, "search": json.loads(job.storage.fetch(trained.tuning))}

@@ -17,6 +17,7 @@ from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Boosted, Rows, boosted, own
 from mlops_provider.steps.training.identity import Start, TrainArguments, environment, version_fingerprint
+from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.stream import streamed
 from mlops_provider.storage import Artifact
@@ -37,6 +38,7 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
     :raises DataError: if there is nothing to learn from, or a feature is not what can be learned from.
     :raises ConfigError: if a function of the model's own raises, or returns what cannot be used.
     """
+    job = with_params(job, arguments.params)
     split = load_split(job, arguments.split)
     return _Training(job, split, arguments).trained()
 
@@ -162,6 +164,8 @@ class _Training:
             validation=self._validation(made, later),
             start=self.arguments.start.version if self.arguments.start else None,
             environment=environment(),
+            params=self.arguments.params,
+            tuning=self.arguments.tuning,
         )
 
     def _validation(self, made: Boosted, later: pd.Series[Any]) -> Validation | None:
