@@ -51,6 +51,7 @@ STEPS = {
     "train": "training.train",
     "package": "training.package",
     "evaluate": "training.evaluate",
+    "diagnose": "training.diagnose",
     "register": "training.register",
     "gate": "release.gate",
     "promote": "release.promote",
@@ -64,6 +65,7 @@ STEPS = {
 _LIBRARIES = (
     "dvc",
     "evidently",
+    "fairlearn",
     "great-expectations",
     "lightgbm",
     "numpy",
@@ -87,6 +89,7 @@ _EXTRAS = {
     "onnxruntime": "onnx",
     "s3fs": "amazon",
     "pyspark": "spark",
+    "fairlearn": "fairness",
 }
 
 

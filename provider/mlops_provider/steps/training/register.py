@@ -13,6 +13,7 @@ from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
 from mlops_provider.steps.step import Job, libraries, step
+from mlops_provider.steps.training.evaluation_report import save_evaluation
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
 
@@ -149,6 +150,7 @@ def _log(job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArgumen
             mlflow.log_metric(run_id, f"{evaluation.metric}_gain_{bound}", getattr(evaluation.interval, bound))
     with tempfile.TemporaryDirectory() as folder:
         _save(job, Path(folder, "model"), arguments.package)
+        save_evaluation(job, Path(folder, "evaluation"), evaluation)
         mlflow.log_artifacts(run_id, folder)
     mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), registry.LINEAGE)
     mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
