@@ -56,7 +56,7 @@ def _groups(groups: Array, labels: Array, decided: Array) -> tuple[Group, ...]:
 
 
 def _group(value: str, rates: dict[str, float], labels: Array) -> Group:
-    """fairlearn gives 0 for a rate of rows that there are none of; here it has no value."""
+    """A rate of rows that there are none of has no value; fairlearn gives 0 for it."""
     right = rates["true_positive_rate"] if labels.any() else None
     wrong = rates["false_positive_rate"] if not labels.all() else None
     return Group(

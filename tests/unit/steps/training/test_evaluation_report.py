@@ -112,7 +112,7 @@ def test_every_text_is_escaped_and_nothing_runs_or_is_fetched() -> None:
 
 
 def test_what_was_not_found_has_no_section() -> None:
-    empty = {name: () for name in ("slices", "found", "importance", "robustness", "age", "fairness", "baselines")}
+    empty = dict.fromkeys(("slices", "found", "importance", "robustness", "age", "fairness", "baselines"), ())
     text = page("tiny", evaluation(), findings().model_copy(update=empty))
     assert "<h2>Slices" not in text
     assert "<h2>Groups" not in text

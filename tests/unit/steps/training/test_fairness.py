@@ -18,7 +18,7 @@ pd = pytest.importorskip("pandas")
 
 GROUPS = pd.Series(["x"] * 8 + ["y"] * 8 + [None] * 2)
 LABELS = np.array([1, 1, 1, 1, 0, 0, 0, 0] * 2 + [1, 0])
-DECIDED = np.array([1, 1, 1, 0, 1, 0, 0, 0] + [1, 0, 0, 0, 0, 0, 0, 0] + [1, 1])
+DECIDED = np.array([1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1])
 
 
 def compared(least: int = 8) -> Fairness:
