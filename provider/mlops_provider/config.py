@@ -65,6 +65,8 @@ class ModelConfig(Section):
         if streamed and self.features.fit:
             raise ValueError("training.memory streamed does not go with features.fit, which needs all rows at once")
         asked = {**self.gates.thresholds, **self.monitoring.quality.thresholds}
+        for gate in self.gates.slices.values():
+            asked |= gate.thresholds
         if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
         blocks = LENGTHS[self.data.partition] / parse_duration(self.evaluation.block)
@@ -73,6 +75,21 @@ class ModelConfig(Section):
                 f"evaluation: a {self.data.partition} holdout has {blocks:g} blocks of {self.evaluation.block}, "
                 f"minimum_blocks asks for {self.evaluation.minimum_blocks}: every candidate would be refused"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_as_asked(self) -> ModelConfig:
+        for key, column in self.evaluation.grouping.items():
+            if column in self.data.pii:
+                raise ValueError(f"{key}: must not name {column}: data.pii keeps its values out of every report")
+            if column not in (*self.features.columns, *self.data.columns):
+                raise ValueError(f"{key}: neither data.columns nor features.columns has {column!r}")
+        if unknown := sorted(set(self.gates.slices) - set(self.evaluation.slices)):
+            raise ValueError(f"gates.slices: evaluation.slices does not name {', '.join(unknown)}")
+        if self.gates.fairness and not self.evaluation.fairness:
+            raise ValueError("gates.fairness: evaluation.fairness names no column")
+        if unknown := sorted(set(self.evaluation.importance.costs) - set(self.features.columns)):
+            raise ValueError(f"evaluation.importance.costs: {', '.join(unknown)}: not among features.columns")
         return self
 
     def sections(self, *names: str) -> dict[str, Any]:

@@ -19,10 +19,15 @@ from mlops_provider.sections.data import Past as Past
 from mlops_provider.sections.data import Suites as Suites
 from mlops_provider.sections.data import Validation as Validation
 from mlops_provider.sections.data import Watch as Watch
-from mlops_provider.sections.loops import Bounds as Bounds
+from mlops_provider.sections.evaluation import Bounds as Bounds
+from mlops_provider.sections.evaluation import Disparity as Disparity
+from mlops_provider.sections.evaluation import Evaluation as Evaluation
+from mlops_provider.sections.evaluation import FairnessGate as FairnessGate
+from mlops_provider.sections.evaluation import Importance as Importance
+from mlops_provider.sections.evaluation import SliceGate as SliceGate
+from mlops_provider.sections.evaluation import Slices as Slices
 from mlops_provider.sections.loops import Drift as Drift
 from mlops_provider.sections.loops import Edge as Edge
-from mlops_provider.sections.loops import Evaluation as Evaluation
 from mlops_provider.sections.loops import Features as Features
 from mlops_provider.sections.loops import Gates as Gates
 from mlops_provider.sections.loops import Monitoring as Monitoring

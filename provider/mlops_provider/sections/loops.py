@@ -1,4 +1,4 @@
-"""The sections of model.yaml after `data`: features, training, evaluation, gates, scoring, monitoring, retrain."""
+"""The sections of model.yaml after `data`: features, training, gates, scoring, monitoring, retrain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.sections.base import Function, Metric, Section, Share, Span
+from mlops_provider.sections.base import Function, Metric, Name, Section, Share, Span
+from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate
 from mlops_provider.sections.tune import Tune
 
 
@@ -198,45 +199,6 @@ class Training(Section):
         return self
 
 
-class Evaluation(Section):
-    """How candidate and champion are compared, on the same holdout rows.
-
-    :param metric: the primary metric, the one that a candidate must improve.
-    :param cut: a score from here on is decided as positive.
-    :param block: resampling unit of the paired bootstrap, in event time.
-    :param confidence: of the two-sided interval.
-    """
-
-    metric: Metric = "auc"
-    metrics: tuple[Metric, ...] = ("auc", "log_loss", "brier")
-    cut: float = Field(0.5, gt=0, lt=1)
-    block: Span = "1d"
-    minimum_blocks: int = Field(20, ge=2)
-    resamples: int = Field(300, ge=100)
-    confidence: float = Field(0.9, gt=0.5, lt=1)
-
-    @model_validator(mode="after")
-    def _primary_is_measured(self) -> Evaluation:
-        if self.metric not in self.metrics:
-            raise ValueError(f"metrics must name the primary metric {self.metric!r}")
-        return self
-
-
-class Bounds(Section):
-    """Absolute limits of a metric."""
-
-    min: float | None = Field(None, allow_inf_nan=False)
-    max: float | None = Field(None, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Bounds:
-        if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g})")
-        return self
-
-
 Milliseconds = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -260,12 +222,16 @@ class Gates(Section):
     :param thresholds: absolute limits by metric. They also decide on the first model, which has no champion to beat.
     :param min_gain: the lower confidence bound of the gain over the champion must be above this.
     :param parity: largest accepted relative difference between the package and the trained model.
+    :param slices: by the name of the slices; slices that are not named here must not be proved worse than the champion's.
+    :param fairness: limits of the differences between the groups of every column of `evaluation.fairness`.
     :param size: of the ONNX file.
     """
 
     thresholds: dict[Metric, Bounds] = Field(min_length=1)
     min_gain: float = Field(0.0, ge=0)
     parity: float = Field(1e-6, gt=0, le=1e-3)
+    slices: dict[Name, SliceGate] = {}
+    fairness: dict[Disparity, FairnessGate] = {}
     latency: LatencyLimits = LatencyLimits()
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,5}(KiB|MiB|GiB)$")
 

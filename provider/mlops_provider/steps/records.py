@@ -237,6 +237,9 @@ class Evaluation(Frozen):
     """Candidate and champion on the same holdout rows.
 
     :param champion_version: None if there was no champion to compare with.
+    :param findings: all that was found beside the comparison, as JSON (steps/training/findings.py); None in records of
+        old, and where the holdout could not be trusted.
+    :param report: the same as a page for people.
     """
 
     metric: str
@@ -247,6 +250,8 @@ class Evaluation(Frozen):
     champion_version: int | None = None
     interval: Interval | None = None
     verdict: Verdict
+    findings: Artifact | None = None
+    report: Artifact | None = None
 
 
 class ModelVersion(Frozen):

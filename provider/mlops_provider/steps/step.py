@@ -54,6 +54,7 @@ STEPS = {
     "train": "training.train",
     "package": "training.package",
     "evaluate": "training.evaluate",
+    "diagnose": "training.diagnose",
     "register": "training.register",
     "gate": "release.gate",
     "promote": "release.promote",
@@ -68,6 +69,7 @@ STEPS = {
 _LIBRARIES = (
     "dvc",
     "evidently",
+    "fairlearn",
     "great-expectations",
     "lightgbm",
     "numpy",
@@ -93,6 +95,7 @@ _EXTRAS = {
     "optuna": "tune",
     "s3fs": "amazon",
     "pyspark": "spark",
+    "fairlearn": "fairness",
 }
 
 

@@ -22,7 +22,7 @@ _OUTCOMES = {
     "warn": "Passed, with warnings",
     "pass": "Passed",
 }
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --faint: #59636e; --line: #d5dae0; --band: #f4f6f8;
   --error: #8a2ca8; --fail: #b3261e; --warn: #8a5300; --pass: #1a6b34; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --faint: #9aa4af; --line: #343b44;
@@ -103,12 +103,12 @@ def page(verdict: Verdict, facts: Mapping[str, str]) -> str:
     counts = [f"{states.count(state)} {_WORDS[state]}" for state in _ORDER if state in states]
     return _PAGE.format(
         title=escape(verdict.subject),
-        style=_STYLE,
+        style=STYLE,
         outcome=verdict.outcome,
         told=_OUTCOMES[verdict.outcome],
         counts=", ".join(counts) or "nothing was checked",
-        checks=_checks(verdict),
-        facts=_facts(facts),
+        checks=checks_table(verdict),
+        facts=facts_table(facts),
     )
 
 
@@ -121,7 +121,8 @@ def _hash(value: str) -> str:
     return value if value.startswith("etag:") else f"sha256 {value[:12]}"
 
 
-def _checks(verdict: Verdict) -> str:
+def checks_table(verdict: Verdict) -> str:
+    """The checks of a verdict as HTML, the worst first."""
     if not verdict.checks:
         return "<p>There is no check: what was judged by nothing is not let through.</p>"
     rows = sorted(verdict.checks, key=lambda check: _ORDER.index(check.state))
@@ -156,7 +157,8 @@ def _value(value: float | str | None) -> tuple[str, str]:
     return ("number", f"{value:.6g}") if isinstance(value, int | float) else ("", escape(value))
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Names and texts as HTML."""
     rows = (
         f"<tr><th scope=row>{escape(name)}</th><td><code>{escape(text)}</code></td></tr>"
         for name, text in facts.items()

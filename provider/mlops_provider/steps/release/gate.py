@@ -8,6 +8,7 @@ from mlops_provider.ledger import Draft, Record, champion, decision_on
 from mlops_provider.sections import Bounds
 from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
 from mlops_provider.steps.release.code_checks import code_checks, run_tests
+from mlops_provider.steps.release.group_checks import group_checks
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
 from mlops_provider.steps.training.golden import replay_golden
@@ -59,6 +60,7 @@ def judge(job: Job, version: ModelVersion) -> Judged:
         *limits(job.config.gates, version.package),
         *evaluation.verdict.checks,
         *(bounded(name, limit, evaluation.candidate.get(name)) for name, limit in job.config.gates.thresholds.items()),
+        *group_checks(job, evaluation),
         *([_gain(evaluation, job.config.gates.min_gain)] if rival else [_first()]),
     )
     verdict = Verdict(subject=f"{version.model} version {version.version}", checks=checks)

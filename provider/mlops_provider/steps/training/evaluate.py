@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import ConfigError, DataError
-from mlops_provider.partitions import parse_duration
-from mlops_provider.steps.data import snapshot
-from mlops_provider.steps.data.features import LABEL, build
-from mlops_provider.steps.data.statistics import applied
-from mlops_provider.steps.records import Evaluation, Interval, ModelVersion, Package, Split, SplitRef
-from mlops_provider.steps.scoring.scorer import Scorer
+from mlops_provider.steps.data.features import build
+from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Split, SplitRef
 from mlops_provider.steps.step import Job, step
-from mlops_provider.steps.training import metrics
+from mlops_provider.steps.training import metrics, slices
+from mlops_provider.steps.training.comparison import Array, Holdout, scorer
+from mlops_provider.steps.training.comparison import compare as compare
+from mlops_provider.steps.training.diagnose import DiagnoseArguments, diagnose, load_findings, save_findings
+from mlops_provider.steps.training.evaluation_report import write_report
+from mlops_provider.steps.training.findings import Findings
 from mlops_provider.steps.training.split import load_split
 
 
@@ -31,56 +30,63 @@ class EvaluateArguments(Frozen):
     "evaluate", arguments=EvaluateArguments, result=Evaluation, sections=("data", "features", "evaluation"), code=True
 )
 def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
-    """Measures the package on the holdout, and its gain over the champion with a paired bootstrap over time blocks."""
-    split, settings = load_split(job, arguments.split), job.config.evaluation
-    holdout = snapshot.read(job, split.holdout).to_pandas()
-    rows = holdout[holdout[LABEL].notna()]
-    labels = rows[LABEL].to_numpy()
-    checks = [*_unseen(split, arguments), _classes(labels)]
-    scores = _scores(job, arguments.package, rows[list(arguments.package.features)])
-    found: dict[str, Any] = {}
-    if arguments.champion and all(check.passed for check in checks):
-        found = _against(job, arguments.champion, split, rows, scores, checks)
-    return Evaluation(
+    """Measures the package on the holdout, and its gain over the champion with a paired bootstrap over time blocks.
+
+    What it is worth beside that (`diagnose`) and on slices goes into one file, and onto one page for people.
+    """
+    settings = job.config.evaluation
+    holdout = Holdout.of(job, load_split(job, arguments.split))
+    labels, champion = holdout.labels, arguments.champion
+    checks = [*_unseen(holdout.split, arguments), _classes(labels)]
+    classes = checks[-1].passed
+    if classes:
+        checks.append(_enough(holdout.blocks, settings.minimum_blocks))
+    scores = scorer(job, arguments.package).score(holdout.features(arguments.package))
+    evaluation = Evaluation(
         metric=settings.metric,
-        partition=split.holdout.partition,
-        rows=len(rows),
-        candidate=metrics.measure(settings.metrics, labels, scores) if checks[-1].severity != "error" else {},
-        champion_version=arguments.champion.version if arguments.champion else None,
-        verdict=Verdict(subject=f"evaluation on {split.holdout.partition}", checks=tuple(checks)),
-        **found,
+        partition=holdout.split.holdout.partition,
+        rows=len(labels),
+        candidate=metrics.measure(settings.metrics, labels, scores) if classes else {},
+        champion_version=champion.version if champion else None,
+        verdict=Verdict(subject=f"evaluation on {holdout.split.holdout.partition}", checks=tuple(checks)),
     )
+    if not evaluation.verdict.passed:
+        return evaluation
+    return _compared(holdout, arguments, scores, evaluation)
 
 
-def _against(
-    job: Job, champion: ModelVersion, split: Split, rows: Any, scores: Any, checks: list[Check]
-) -> dict[str, Any]:
-    """What the champion makes of the labelled rows, and the gain over it; adds what was checked to `checks`."""
-    settings = job.config.evaluation
-    try:
-        rival = _champion_scores(job, champion, split, rows)
-    except (ConfigError, DataError) as error:  # the champion's own code may not fit what is delivered now
-        checks.append(could_not_run("champion_scores", str(error), subject=f"version {champion.version}"))
-        return {}
-    labels = rows[LABEL].to_numpy()
-    blocks = metrics.time_blocks(rows[job.config.data.event_time], parse_duration(settings.block))
-    checks.append(_enough(blocks, settings.minimum_blocks))
-    measured = {"champion": metrics.measure(settings.metrics, labels, rival)}
-    return measured | ({"interval": compare(job, labels, scores, rival, blocks)} if checks[-1].passed else {})
+def _compared(holdout: Holdout, arguments: EvaluateArguments, scores: Array, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with all that takes a holdout which can be trusted: against the champion, in slices, by itself."""
+    job, rival, measured = holdout.job, None, {}
+    checks = list(evaluation.verdict.checks)
+    if champion := arguments.champion:
+        try:
+            rival = _champion_scores(job, champion, holdout)
+        except (ConfigError, DataError) as error:  # the champion's own code may not fit what is delivered now
+            checks.append(could_not_run("champion_scores", str(error), subject=f"version {champion.version}"))
+    if rival is not None:
+        measured = {
+            "champion": metrics.measure(job.config.evaluation.metrics, holdout.labels, rival),
+            "interval": compare(job, holdout.labels, scores, rival, holdout.blocks),
+        }
+    diagnosis = diagnose(job, DiagnoseArguments(package=arguments.package, split=arguments.split))
+    findings, further = _sliced(holdout, scores, rival, load_findings(job, diagnosis.findings))
+    verdict = Verdict(subject=evaluation.verdict.subject, checks=(*checks, *diagnosis.verdict.checks, *further))
+    whole = evaluation.model_copy(
+        update={**measured, "verdict": verdict, "findings": save_findings(job, findings)},
+    )
+    return whole.model_copy(update={"report": write_report(job, whole, findings)})
 
 
-def compare(job: Job, labels: Any, scores: Any, rival: Any, blocks: Any) -> Interval:
-    """The gain in the primary metric, positive is better, and its interval."""
-    settings = job.config.evaluation
-    functions = [metrics.metric(settings.metric, labels, values) for values in (scores, rival)]
-    sign = 1 if metrics.LARGER_IS_BETTER[settings.metric] else -1
-    every = np.ones(len(labels))
-    seed = job.config.training.seed
-    values = metrics.resampled(functions, blocks, resamples=settings.resamples, seed=seed)
-    low, high = metrics.bounds(sign * (values[:, 0] - values[:, 1]), settings.confidence)
-    gain = sign * (functions[0](every) - functions[1](every))
-    count = int(blocks.max()) + 1
-    return Interval(gain=gain, low=low, high=high, blocks=count, confidence=settings.confidence)
+def _sliced(holdout: Holdout, scores: Array, rival: Array | None, findings: Findings) -> tuple[Findings, list[Check]]:
+    """The findings with the slices that depend on the champion, and what is to be said of them."""
+    results, checks = slices.named(holdout, scores, rival)
+    if rival is None:
+        return findings.model_copy(update={"slices": results}), checks
+    labels = holdout.labels
+    worse = slices.found(holdout, (scores - labels) ** 2 - (rival - labels) ** 2, against="champion")
+    checks.append(slices.found_checks(worse, "champion", told="squared error above the champion's"))
+    return findings.model_copy(update={"slices": results, "found": (*findings.found, *worse)}), checks
 
 
 def _unseen(split: Split, arguments: EvaluateArguments) -> list[Check]:
@@ -115,24 +121,20 @@ def _enough(blocks: Any, minimum: int) -> Check:
     return could_not_run("time_blocks", f"the holdout spans {count} time blocks, at least {minimum} are needed")
 
 
-def _scores(job: Job, package: Package, features: Any) -> Any:
-    scorer = Scorer.of(package, job.storage, threads=job.config.scoring.resources.cpu)
-    return scorer.score(applied(job, package.fitted, features[list(package.features)]).to_numpy())
-
-
-def _champion_scores(job: Job, champion: ModelVersion, split: Split, rows: Any) -> Any:
+def _champion_scores(job: Job, champion: ModelVersion, holdout: Holdout) -> Array:
     """The champion's scores of the holdout rows, with features built by the champion's own code."""
     own = job.with_code(champion.package.code)
     if own.model.code_hash == job.model.code_hash and _shaping(own) == _shaping(job):
-        return _scores(own, champion.package, rows)
-    work = split.holdout_work
-    # What the candidate's features were built from: a window must not hold rows that were put into quarantine.
-    inputs = work.accepted or work.inputs
-    if inputs is None:
-        raise AssertionError("an accepted partition has inputs")
-    key = job.config.data.key
-    built = build(own, work.partition, inputs, work.history).set_index(key).loc[rows[key]]
-    return _scores(own, champion.package, built)
+        rows = holdout.rows
+    else:
+        work = holdout.split.holdout_work
+        # What the candidate's features were built from: a window must not hold rows that were put into quarantine.
+        inputs = work.accepted or work.inputs
+        if inputs is None:
+            raise AssertionError("an accepted partition has inputs")
+        key = job.config.data.key
+        rows = build(own, work.partition, inputs, work.history).set_index(key).loc[holdout.rows[key]]
+    return scorer(own, champion.package).score(Holdout(own, holdout.split, rows).features(champion.package))
 
 
 def _shaping(job: Job) -> tuple[object, ...]:

@@ -7,12 +7,14 @@ say) are drawn with replacement instead, the same blocks for both models (Kuensc
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Weighted = Callable[[Array], float]
 _EDGE = 1e-15
 LARGER_IS_BETTER = {"auc": True, "log_loss": False, "brier": False}
 
@@ -50,7 +52,7 @@ class Mean:
         return float(np.average(self._losses, weights=weights))
 
 
-def metric(name: str, labels: Array, scores: Array) -> Callable[[Array], float]:
+def metric(name: str, labels: Array, scores: Array) -> Weighted:
     """The metric as a function of row weights."""
     if name == "auc":
         return Auc(labels, scores)
@@ -76,9 +78,7 @@ def time_blocks(times: Any, width: dt.timedelta) -> Array:
     return np.unique(times.dt.floor(width).to_numpy(), return_inverse=True)[1]
 
 
-def resampled(
-    functions: list[Callable[[Array], float]], blocks: Array, *, resamples: int, seed: int
-) -> np.ndarray[Any, Any]:
+def resampled(functions: list[Weighted], blocks: Array, *, resamples: int, seed: int) -> np.ndarray[Any, Any]:
     """Values of metrics under resampled blocks.
 
     :param functions: metrics of the same rows as functions of row weights; paired, as all get the same draw.
@@ -96,3 +96,33 @@ def bounds(values: Array, confidence: float) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def sign(name: str) -> int:
+    """1 for a metric that should be large, -1 for one that should be small."""
+    return 1 if LARGER_IS_BETTER[name] else -1
+
+
+def holm(values: Array, level: float) -> Array:
+    """Which hypotheses are rejected at a family-wise level (Holm 1979).
+
+    :param values: p-values, float [n].
+    :returns: bool [n].
+    """
+    order = np.argsort(values, kind="stable")
+    held = ~(np.asarray(values)[order] <= level / np.arange(len(values), 0, -1))
+    rejected = np.zeros(len(values), bool)
+    rejected[order[: int(np.argmax(held)) if held.any() else len(values)]] = True
+    return rejected
+
+
+def exceeds(value: float, limit: float, error: float) -> float:
+    """One-sided p-value that a quantity lies above a limit, for an estimate that is normal about it.
+
+    Resampling alone could not give p-values as small as a correction for many slices asks for.
+
+    :param error: standard error; with none, the estimate is the quantity.
+    """
+    if not error:
+        return 0.0 if value > limit else 1.0
+    return math.erfc((value - limit) / error / math.sqrt(2)) / 2

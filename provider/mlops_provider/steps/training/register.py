@@ -16,6 +16,7 @@ from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trai
 from mlops_provider.steps.step import Job, libraries, step
 from mlops_provider.steps.training import mlflowmodel
 from mlops_provider.steps.training.card import card
+from mlops_provider.steps.training.evaluation_report import save_evaluation
 from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.storage import Artifact, canonical_json, digest
@@ -156,6 +157,7 @@ def _log(
             mlflow.log_metric(run_id, f"{evaluation.metric}_gain_{bound}", getattr(evaluation.interval, bound))
     with tempfile.TemporaryDirectory() as folder:
         mlflowmodel.save(job.storage, arguments.package, Path(folder, "model"))
+        save_evaluation(job, Path(folder, "evaluation"), evaluation)
         mlflow.log_artifacts(run_id, folder)
     mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), registry.LINEAGE)
     mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
