@@ -92,8 +92,8 @@ class Manual(Frozen):
 _RUNS_NOTHING = "no check records it"
 ROWS = (
     Row(id="data-1", title="Feature expectations are captured in a schema", room="validate", checks=("table_*", "column_*", "multicolumn_*", "select_*"), injected=True),
-    Row(id="data-2", title="All features are beneficial", missing="no check says what each feature is worth"),
-    Row(id="data-3", title="No feature's cost is too much", missing="no check says what each feature costs"),
+    Row(id="data-2", title="All features are beneficial", room="gate", checks=("useless_features",), injected=True),
+    Row(id="data-3", title="No feature's cost is too much", room="gate", checks=("costly_features",), injected=True),
     Row(
         id="data-4", title="Features adhere to meta-level requirements", room="compare_history",
         checks=("leakage",), injected=True,
@@ -106,11 +106,26 @@ ROWS = (
     Row(id="data-7", title="All input feature code is tested", room="gate", checks=("code_tests",), injected=True),
     Row(id="model-1", title="Model specs are reviewed and submitted", missing=f"code comes from named refs; {_RUNS_NOTHING}"),
     Row(id="model-2", title="Offline and online metrics correlate", missing="online metrics are not known here"),
-    Row(id="model-3", title="All hyperparameters have been tuned", missing=_RUNS_NOTHING),
-    Row(id="model-4", title="The impact of model staleness is known", missing=_RUNS_NOTHING),
-    Row(id="model-5", title="A simpler model is not better", missing=_RUNS_NOTHING),
-    Row(id="model-6", title="Model quality is sufficient on important data slices", missing=_RUNS_NOTHING),
-    Row(id="model-7", title="The model is tested for considerations of inclusion", missing=_RUNS_NOTHING),
+    Row(
+        id="model-3", title="All hyperparameters have been tuned",
+        missing="training.tune searches those of its space; no check says that these are all",
+    ),
+    Row(
+        id="model-4", title="The impact of model staleness is known",
+        missing="the evaluation shows quality by age of past versions; no check holds it against a limit",
+    ),
+    Row(
+        id="model-5", title="A simpler model is not better", room="gate",
+        checks=("simpler_model_is_not_better",), injected=True,
+    ),
+    Row(
+        id="model-6", title="Model quality is sufficient on important data slices", room="gate",
+        checks=("slices", "slice_*"), injected=True,
+    ),
+    Row(
+        id="model-7", title="The model is tested for considerations of inclusion", room="gate",
+        checks=("demographic_parity_difference", "equalized_odds_difference"), injected=True,
+    ),
     Row(
         id="infra-1", title="Training is reproducible",
         missing="equal fingerprints give equal trees, which our own tests prove; no check repeats it for a model",
@@ -146,8 +161,11 @@ ROWS = (
         checks=("drift",), injected=True,
     ),
     Row(id="monitor-4", title="Models are not too stale", missing="no check limits the age of the champion"),
-    Row(id="monitor-5", title="Models are numerically stable", missing="no check looks for NaN and infinity in scores"),
-    Row(id="monitor-6", title="Computing performance has not regressed", missing="no check compares speed or memory"),
+    Row(id="monitor-5", title="Models are numerically stable", room="gate", checks=("extreme_inputs",), injected=True),
+    Row(
+        id="monitor-6", title="Computing performance has not regressed", room="gate",
+        checks=("latency", "size"), injected=True,
+    ),
     Row(
         id="monitor-7", title="Prediction quality has not regressed", room="quality",
         checks=("{metrics}",), injected=True,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -18,8 +19,9 @@ from mlops_provider.scorecard import INJECTION, MANUAL, ROWS, SECTIONS, Row, Sco
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import FeatureVersion
 from mlops_provider.steps.scoring.predictions import manifest
+from mlops_provider.steps.scoring.scorer import Scorer
 from tests.support.code import BAD, pretended, with_tests
-from tests.support.tiny import DAYS, World, call
+from tests.support.tiny import DAYS, World, call, train
 
 At = Callable[[str], World]
 DAY = DAYS[3]
@@ -48,9 +50,10 @@ def test_a_row_names_a_check_and_an_injection_or_says_what_is_missing() -> None:
 
 def test_the_score_is_the_least_of_the_sections(lapped: World) -> None:
     card = scorecard(lapped.job())
-    assert automated(card) == {"data-1", "data-4", "infra-4", "monitor-2", "monitor-3", "monitor-7"}
-    assert card.sections == {"data": 2.0, "model": 0.0, "infra": 1.0, "monitor": 3.0}
-    assert card.score == 0.0
+    usual = {"data-1", "data-2", "data-4", "model-5", "infra-4", "monitor-2", "monitor-3", "monitor-5", "monitor-7"}
+    assert automated(card) == usual
+    assert card.sections == {"data": 3.0, "model": 1.0, "infra": 1.0, "monitor": 4.0}
+    assert card.score == 1.0
     assert len(card.lines) == 28
     for line in card.lines:
         assert (line.check and line.evidence and line.injection) if line.standing == "automated" else line.reason
@@ -116,7 +119,7 @@ def test_a_file_that_documents_nothing_is_refused(empty: World, text: str, told:
 def test_all_rows_are_told_to_a_person(lapped: World) -> None:
     told = render(scorecard(lapped.job()))
     assert all(f"  {row.id} " in told for row in ROWS)
-    assert "ML Test Score of tiny: 0 (the least of the four sections)" in told
+    assert "ML Test Score of tiny: 1 (the least of the four sections)" in told
 
 
 # --- the injections ------------------------------------------------------------------------------------------------
@@ -154,6 +157,51 @@ def _high_demand(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
     return call(job, "gate", version=world.versions()[-1]).verdict.checks  # type: ignore[no-any-return]
 
 
+def _gated(world: World, **changes: Any) -> Iterable[Check]:
+    """What the gate says of a candidate under another model.yaml."""
+    job = world.configure(**changes)
+    return call(job, "gate", version=world.versions()[-1]).verdict.checks  # type: ignore[no-any-return]
+
+
+def _noise(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    """A feature of noise."""
+    for day in DAYS[:3]:
+        noise = np.random.default_rng(5).normal(size=1200)
+        world.rewrite(day, "inputs", lambda frame, noise=noise: frame.assign(c=noise))
+    world.loops().ci()
+    version = train(world, world.job())
+    return call(world.job(), "gate", version=version).verdict.checks  # type: ignore[no-any-return]
+
+
+def _dear_feature(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    return _gated(world, evaluation={"importance": {"costs": {"a": 1000}, "worth": 1}})
+
+
+def _nothing_learned(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    version = train(world, world.job(), drill="shuffled_labels")
+    return call(world.job(), "gate", version=version).verdict.checks  # type: ignore[no-any-return]
+
+
+def _demanding_slice(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    asked = {"slices": {"site": {"column": "site"}}, "minimum_rows": 100}
+    return _gated(world, evaluation=asked, gates={"slices": {"site": {"thresholds": {"auc": {"min": 0.9999}}}}})
+
+
+def _unequal_groups(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    limit = {"demographic_parity_difference": {"max": 0.0}}
+    return _gated(world, evaluation={"fairness": ["site"], "minimum_rows": 100}, gates={"fairness": limit})
+
+
+def _unstable_scores(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    sound = Scorer.score
+    patch.setattr(Scorer, "score", lambda self, rows: np.where(np.isinf(rows).any(axis=1), np.nan, sound(self, rows)))
+    return _gated(world, evaluation={"resamples": 101})  # measured anew
+
+
+def _slow_package(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
+    return _gated(world, gates={"latency": {"rows_1": 1e-6}})
+
+
 def _lost_column(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
     world.deliver(DAY)
     world.rewrite(DAY, "inputs", lambda frame: frame.drop(columns="later"))
@@ -179,6 +227,13 @@ def _turned_labels(world: World, patch: pytest.MonkeyPatch) -> Iterable[Check]:
 
 FAULTS: dict[str, tuple[str, Callable[[World, pytest.MonkeyPatch], Iterable[Check]]]] = {
     "data-1": ("delivered", _outlier),
+    "data-2": ("accepted", _noise),
+    "data-3": ("registered", _dear_feature),
+    "model-5": ("accepted", _nothing_learned),
+    "model-6": ("registered", _demanding_slice),
+    "model-7": ("registered", _unequal_groups),
+    "monitor-5": ("registered", _unstable_scores),
+    "monitor-6": ("registered", _slow_package),
     "data-4": ("accepted", _outcome_as_feature),
     "data-7": ("registered", _failing_test),
     "infra-4": ("registered", _high_demand),

@@ -15,6 +15,7 @@ from mlops_provider.steps.records import Evaluation, Package, Split, Trained
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.edge import REPORT, EdgeReport
 from mlops_provider.steps.training.golden import FILE
+from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.inputs import ReferenceProfile, Schema
 
 OWN = "card.md"
@@ -22,6 +23,7 @@ OWN = "card.md"
 
 def card(job: Job, trained: Trained, package: Package, evaluation: Evaluation, split: Split) -> str:
     """The card in Markdown. The same records give the same text."""
+    job = with_params(job, trained.params)
     parts = [
         _head(job, trained, package),
         _own(job),
