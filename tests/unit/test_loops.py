@@ -111,6 +111,7 @@ _NOT_IN_A_LAP = {
     "test_code",
     "tune",
     "tune_trial",
+    "snapshot_dataset",
     "validate_dataset",
 }
 

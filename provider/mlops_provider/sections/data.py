@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.partitions import Frequency, beside
+from mlops_provider.partitions import SLACK, Frequency, beside, parse_duration
 from mlops_provider.sections.base import REF, Duration, Function, Inside, Name, Section, Share, Span
 
 
@@ -164,6 +164,8 @@ class Changes(Section):
     :param duplicates: what a key means that was accepted before; ``allow`` where keys name what returns, a customer say.
     :param leakage: a feature whose AUC against the label, alone and in either direction, is above this is a leak.
     :param partitions: how many accepted partitions may not share a key with this one.
+    :param slack: how far outside of its partition in UTC an event time may lie, for partitions of a local calendar; the
+        length of a partition, but no more than a day, if it is not given.
     """
 
     row_count: float = Field(0.5, gt=0, allow_inf_nan=False)
@@ -173,6 +175,15 @@ class Changes(Section):
     duplicates: Literal["fail", "warn", "allow"] = "fail"
     leakage: float = Field(0.98, gt=0.5, le=1)
     partitions: int = Field(12, ge=1, le=1_000)
+    slack: Duration | None = None
+
+    @field_validator("slack")
+    @classmethod
+    def _at_most_a_day(cls, slack: str | None) -> str | None:
+        # Who reads partitions by event time looks no further than that.
+        if slack is not None and parse_duration(slack) > SLACK:
+            raise ValueError("must not be more than 24h")
+        return slack
 
 
 class Validation(Section):

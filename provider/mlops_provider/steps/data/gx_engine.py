@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlops_provider.exceptions import ConfigError
@@ -38,8 +38,8 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
     """What came of each, by its place in the suite, and the numbers of the rows that break it where it says so."""
     if not expectations:
         return {}
-    probes = _probes(expectations)
-    stored = loaded(suite, [*expectations, *probes.values()])
+    asked = probes(expectations)
+    stored = loaded(suite, [*expectations, *asked.values()])
     names = dataset.schema.names
     wanted = {column for e in expectations for column in e.reads(names)} | ({key} if key else set())
     frame = dataset.table([name for name in names if name in wanted]).to_pandas(ignore_metadata=True)
@@ -48,10 +48,11 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
         place = int(result.expectation_config.meta["place"])
         rows = [row for row in (result.result or {}).get("unexpected_index_list") or () if isinstance(row, int)]
         found[place] = (_found(result, frame, rows, key), rows)
-    return _without_rows(found, expectations, probes)
+    without_rows({place: one for place, (one, _) in found.items()}, expectations, asked)
+    return {place: one for place, one in found.items() if place >= 0}
 
 
-def _probes(expectations: Sequence[Expectation]) -> dict[str, Expectation]:
+def probes(expectations: Sequence[Expectation]) -> dict[str, Expectation]:
     """For each condition, the question whether any row fits it: of a sum of no rows the library only says that it is 0."""
     conditions = {_condition(e): e.kwargs for e in expectations if e.kwargs.get("row_condition")}
     return {
@@ -65,16 +66,18 @@ def _probes(expectations: Sequence[Expectation]) -> dict[str, Expectation]:
     }
 
 
-def _without_rows(found: Results, expectations: Sequence[Expectation], probes: dict[str, Expectation]) -> Results:
-    """The results; those under a condition that no row fits stand on 0 rows."""
+def without_rows(
+    found: Mapping[int, Found], expectations: Sequence[Expectation], asked: Mapping[str, Expectation]
+) -> None:
+    """Writes into what was found that it stands on 0 rows, where a condition is one that no row fits.
+
+    :param asked: the probes of these expectations; their answers are among what was found.
+    """
     for expectation in expectations:
-        if probe := probes.get(_condition(expectation)):
-            fits = found[probe.place][0]
+        if probe := asked.get(_condition(expectation)):
+            fits = found[probe.place]
             if fits.error or not fits.passed:
-                found[expectation.place][0].rows = 0
-    for probe in probes.values():
-        del found[probe.place]
-    return found
+                found[expectation.place].rows = 0
 
 
 def _condition(expectation: Expectation) -> str:

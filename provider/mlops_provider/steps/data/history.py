@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import DataError, IntegrityError
 from mlops_provider.ledger import Record
-from mlops_provider.partitions import SLACK, shift, start
+from mlops_provider.partitions import LENGTHS, SLACK, parse_duration, shift, start
 from mlops_provider.steps.data.leakage import leakage
 from mlops_provider.steps.data.profile import (
     Hashes,
@@ -261,6 +261,7 @@ def _event_times(job: Job, work: DataWork) -> Check:
     first, last = start(work.partition, data.partition), start(shift(work.partition, data.partition, 1), data.partition)
     inputs = work.accepted or work.inputs
     assert inputs is not None
+    slack = parse_duration(data.changes.slack) if data.changes.slack else min(SLACK, LENGTHS[data.partition])
     rows = early_or_late = beyond = 0
     for batch in batches(job.storage, inputs, (data.event_time,)):
         times = batch.column(0)
@@ -269,14 +270,14 @@ def _event_times(job: Job, work: DataWork) -> Check:
             return could_not_run(name, told, subject=data.event_time)
         rows += len(times)
         early_or_late += _outside(times, first, last)
-        beyond += _outside(times, first - SLACK, last + SLACK)
+        beyond += _outside(times, first - slack, last + slack)
     return Check(
         name=name,
         passed=not beyond,
         value=float(beyond),
         threshold=0.0,
         subject=data.event_time,
-        detail=f"rows more than {SLACK.days} day outside; {early_or_late} of {rows} are outside {work.partition} in UTC",
+        detail=f"rows more than {slack} outside; {early_or_late} of {rows} are outside {work.partition} in UTC",
     )
 
 

@@ -26,12 +26,14 @@ def evaluate(suite: Suite, dataset: Dataset, key: str | None) -> Judged:
     """
     dataset.verify()
     frame = _frame(dataset)
-    stored = gx_engine.loaded(suite, suite.expectations)
+    probes = gx_engine.probes(suite.expectations)
+    every = (*suite.expectations, *probes.values())
     key = key if key in frame.columns else None
+    results = _results(gx_engine.loaded(suite, every), frame, key)
+    found = {int(result.expectation_config.meta["place"]): _found(result, every, key) for result in results}
+    gx_engine.without_rows(found, suite.expectations, probes)
     judged = Judged(suite)
-    for result in _results(stored, frame, key):
-        place = int(result.expectation_config.meta["place"])
-        judged.found[place] = _found(result, suite.expectations, key)
+    judged.found |= {place: one for place, one in found.items() if place >= 0}
     return judged
 
 

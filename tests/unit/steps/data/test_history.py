@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlops_provider.checks import Check, Verdict
-from mlops_provider.exceptions import IntegrityError, Refused
+from mlops_provider.exceptions import ConfigError, IntegrityError, Refused
 from mlops_provider.steps.data import history, profile
 from mlops_provider.steps.data.history import near
 from mlops_provider.steps.data.profile import Profile, hashed
@@ -304,6 +304,23 @@ def test_a_days_slack_is_given_and_told(accepted: World) -> None:
     check = one(after(accepted, lambda f: f.assign(at=f["at"] + pd.Timedelta("6h"))), "event_times_in_partition")
     assert check.passed
     assert "300 of 1200 are outside" in check.detail
+
+
+def test_slack_is_what_model_yaml_says_and_no_more_than_a_day(accepted: World) -> None:
+    accepted.configure(data={"changes": {"slack": "5h"}})
+    check = one(after(accepted, lambda f: f.assign(at=f["at"] + pd.Timedelta("6h"))), "event_times_in_partition")
+    assert (check.state, check.value) == ("fail", 50.0)
+    with pytest.raises(ConfigError, match=r"changes\.slack.*must not be more than 24h"):
+        accepted.configure(data={"changes": {"slack": "25h"}})
+
+
+def test_hourly_partitions_are_given_an_hour(accepted: World) -> None:
+    job, work = accepted.job(), accepted.work(DAYS[0])
+    section = job.config.data.model_copy(update={"partition": "hourly"})
+    job.model.config = job.config.model_copy(update={"data": section})
+    check = history._event_times(job, work.model_copy(update={"partition": f"{DAYS[0]}T05"}))
+    # Of 1200 rows, one each 72 s, 150 lie in the hours from four to seven.
+    assert (check.state, check.value) == ("fail", 1050.0)
 
 
 def test_event_times_without_a_zone_cannot_be_checked(accepted: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def plain(world: World, *command: str) -> str:
     clone = world.root / "clone"
     if not clone.exists():
         subprocess.run(["git", "clone", "-q", str(world.data / "repository.git"), str(clone)], check=True)
-    env = {**os.environ, "DVC_SITE_CACHE_DIR": str(world.root / "site")}
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": programs, "DVC_SITE_CACHE_DIR": str(world.root / "site")}
     done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

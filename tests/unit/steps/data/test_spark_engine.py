@@ -87,6 +87,22 @@ def test_a_nan_is_a_missing_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("spark")
+def test_a_sum_under_a_condition_that_no_row_fits_is_an_error(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "rows.parquet")
+    asked = suite(
+        *(
+            (
+                "column_sum_to_be_between",
+                {"column": "age", "max_value": 300, "row_condition": rows, "condition_parser": how},
+            )
+            for rows, how in (("age > 5", "spark"), ("age > 99", "spark"))
+        )
+    )
+    checks = on_spark(asked, Dataset(Storage(), str(tmp_path / "rows.parquet"))).verdict("x", "id", frozenset()).checks
+    assert [check.state for check in checks] == ["pass", "error"]
+
+
+@pytest.mark.usefixtures("spark")
 def test_hidden_values_are_not_shown(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "rows.parquet")
     judged = on_spark(SUITE, Dataset(Storage(), str(tmp_path / "rows.parquet")))
