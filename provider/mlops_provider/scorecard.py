@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from mlops_provider.checks import Check, Frozen
 from mlops_provider.exceptions import ConfigError
+from mlops_provider.ledger import Record
 from mlops_provider.steps.step import Job
 
 Room = Literal["validate", "compare_history", "gate", "drift", "quality"]
@@ -80,18 +81,21 @@ class Scorecard(Frozen):
 class Manual(Frozen):
     """A test of the rubric that a person ran and documented, in ``scorecard.yaml`` of the model's directory.
 
-    :param by: who, `on` which date, with which `result`; `report` says where it can be read.
+    :param by: who, on which `date`, with which `result`; `report` says where it can be read.
     """
 
     by: str
-    on: str
+    date: str
     result: str
     report: str
 
 
 _RUNS_NOTHING = "no check records it"
 ROWS = (
-    Row(id="data-1", title="Feature expectations are captured in a schema", room="validate", checks=("table_*", "column_*", "multicolumn_*", "select_*"), injected=True),
+    Row(
+        id="data-1", title="Feature expectations are captured in a schema", room="validate",
+        checks=("table_*", "column_*", "multicolumn_*", "select_*"), injected=True,
+    ),
     Row(id="data-2", title="All features are beneficial", room="gate", checks=("useless_features",), injected=True),
     Row(id="data-3", title="No feature's cost is too much", room="gate", checks=("costly_features",), injected=True),
     Row(
@@ -211,7 +215,7 @@ def _line(job: Job, row: Row, manual: Manual | None, records: list[tuple[str, st
             else "no fault turns it red"
         )
     if manual is not None:
-        told = f"{manual.by} on {manual.on}: {manual.result}; {manual.report}"
+        told = f"{manual.by} on {manual.date}: {manual.result}; {manual.report}"
         return Line(**about, standing="manual", evidence=told, reason=reason)
     return Line(**about, standing="not covered", reason=reason)
 
@@ -220,13 +224,11 @@ def _evidence(job: Job, row: Row, records: list[tuple[str, str, dict[str, Any]]]
     """A check that answers a row, the newest of those in the ledger. One that carries the row's id counts whatever its name is."""
     limits = job.config.gates.thresholds if row.room == "gate" else job.config.monitoring.quality.thresholds
     names = [name for check in row.checks for name in (limits if check == "{metrics}" else (check,))]
-    kept = records if row.room in ("gate", "drift", "quality") else _stored(job, str(row.room))
-    for room, where, value in kept:
+    for room, where, value in records:
         for check in _checks(value) if room == row.room else ():
             named = any(fnmatch.fnmatchcase(check.name, name) for name in names)
-            if check.severity != "error" or check.passed:
-                if named or check.rubric == row.id:
-                    return Seen(check=check, where=where)
+            if (check.severity != "error" or check.passed) and (named or check.rubric == row.id):
+                return Seen(check=check, where=where)
     return None
 
 
@@ -235,6 +237,8 @@ def _recorded(job: Job) -> list[tuple[str, str, dict[str, Any]]]:
     found: list[tuple[str, str, dict[str, Any]]] = []
     for record in reversed(job.ledger.records()):
         where = f"ledger record {record.number} ({record.kind} {record.partition})"
+        if record.kind == "data":
+            found += [(room, where, _named_only(record)) for room in ("validate", "compare_history")]
         if record.kind in ("promotion", "refusal"):
             found.append(("gate", where, record.facts.get("judged") or {}))
         if record.kind == "retrain":
@@ -242,10 +246,14 @@ def _recorded(job: Job) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _stored(job: Job, step: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Stored results of a step."""
-    for uri in job.storage.glob(job.under("steps", step, "*.json")):
-        yield step, uri.rsplit("/", 2)[-2] + "/" + uri.rsplit("/", 1)[-1], job.storage.read_json(uri)
+def _named_only(record: Record) -> dict[str, Any]:
+    """The checks that let a partition in, of which its record keeps name and state."""
+    checked = record.facts.get("checked") or {}
+    checks = [
+        Check(name=name, passed=state == "pass", severity="fail" if state == "pass" else state).model_dump()
+        for name, state in checked.items()
+    ]
+    return {"subject": record.partition, "checks": checks}
 
 
 def _checks(value: Any) -> Iterator[Check]:
@@ -270,7 +278,7 @@ def _manual(job: Job) -> dict[str, Manual]:
         given = yaml.safe_load(text) or {}
         found = {str(row): Manual.model_validate(told) for row, told in given.items()}
     except (AttributeError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{where}: each row holds by, on, result and report, as text: {error}") from error
+        raise ConfigError(f"{where}: each row holds by, date, result and report, as text: {error}") from error
     if unknown := sorted(set(found) - {row.id for row in ROWS}):
         raise ConfigError(f"{where}: there is no row {', '.join(unknown)}; they are data-1 to monitor-7")
     return found

@@ -266,6 +266,7 @@ def write_slice(include: Path, **changes: Any) -> Path:
         "extends": "../flight_delays/model.yaml",
         "name": SLICE,
         "data": {"dvc": {"path": SLICE}},
+        "features": {"optional": ["carrier_late_7d"]},  # in the first month, which it is trained on, there is no past
         "training": {"rounds": 60, "params": {"min_data_in_leaf": 20, "num_leaves": 15}, "window": {"minimum": 1}},
         "evaluation": {"resamples": 100},
         "gates": {"thresholds": {"auc": {"min": 0.51}}},

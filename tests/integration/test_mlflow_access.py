@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from mlops_provider.deployment import MlflowAccess
 from mlops_provider.exceptions import AccessDenied
@@ -52,6 +53,8 @@ def door(mlflow_server: MlflowServer, way: str) -> Iterator[Doorkeeper]:
     door = Doorkeeper(mlflow_server.url, WAYS[way][1])
     yield door
     door.stop()
+    # MLflow remembers by the run where a process found its artifacts: behind a door that is closed now.
+    utils._artifact_repos_cache.clear()
 
 
 def connected(door: Doorkeeper, **fields: object) -> MlflowAccess:

@@ -185,6 +185,7 @@ def _include(include: Path) -> Path:
     variant = {
         "extends": "../flight_delays/model.yaml",
         "name": "flights_short",
+        "features": {"optional": ["carrier_late_7d"]},  # in the first month, which it is trained on, there is no past
         "training": {"rounds": 60, "window": {"minimum": 1}},
     }
     include.joinpath("models", "flights_short").mkdir()

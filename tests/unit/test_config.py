@@ -47,7 +47,7 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("training", {"window": {"kind": "rolling", "size": 1}}, "training.window", "at least minimum"),
         ("training", {"params": {"categorical_feature": "0"}}, "training", "use features.categorical"),
         ("training", {"params": {"early_stopping_round": 5}}, "training", "use training.early_stopping"),
-        ("training", {"early_stopping": {"rounds": 5}}, "training.early_stopping.window", "required"),
+        ("training", {"early_stopping": {"rounds": 5}}, "training.early_stopping.window", "is missing"),
         (
             "training",
             {"early_stopping": {"rounds": 0, "window": "1d"}},
@@ -63,7 +63,7 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         (
             "training",
             {"early_stopping": {"rounds": 5, "window": "1d", "metric": "f1"}},
-            "training.early_stopping",
+            "training.early_stopping.metric",
             "'auc'",
         ),
         ("training", {"weight": {}}, "training.weight", "give column, half_life or both"),
@@ -102,7 +102,7 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("evaluation", {"importance": {"worth": 0.1}}, "evaluation.importance", "costs and worth go together"),
         ("evaluation", {"importance": {"worth": 0.1, "costs": {"a": 0}}}, "evaluation.importance", "above 0"),
         ("evaluation", {"baselines": {"severity": "error"}}, "evaluation.baselines.severity", "'fail' or 'warn'"),
-        ("gates", {"fairness": {"odds": {"max": 0.1}}}, "gates.fairness.odds", "demographic_parity_difference"),
+        ("gates", {"fairness": {"odds": {"max": 0.1}}}, "gates.fairness.odds.[key]", "demographic_parity_difference"),
         ("data", {"watch": {"poll": "0s"}}, "data.watch.poll", "longer than nothing"),
         ("data", {"watch": {"complete": "soon"}}, "data.watch.complete", "'stable', 'marker' or 'rows'"),
         ("data", {"watch": {"marker": "../x"}}, "data.watch.marker", "match pattern"),

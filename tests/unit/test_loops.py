@@ -109,6 +109,7 @@ _NOT_IN_A_LAP = {
     "collect_garbage",
     "resolve_code",
     "test_code",
+    "diagnose",
     "tune",
     "tune_trial",
     "snapshot_dataset",

@@ -204,13 +204,18 @@ class StepOperator(BaseOperator):
         uri = place.under("results", self.model, outcome.step, f"{outcome.fingerprint}.json")
         return packed(outcome.result, place.storage, uri)
 
-    def fitted(self, context: Context, value: dict[str, Any]) -> dict[str, Any]:
-        """A value of this task's own as it fits into an XCom."""
+    def fitted(self, context: Context, value: dict[str, Any], **how: Any) -> dict[str, Any]:
+        """A value of this task's own as it fits into an XCom.
+
+        :param how: `limit`, for something that is only a part of what goes there.
+        """
         from mlops_provider.steps.step import packed
         from mlops_provider.storage import digest
 
         place = deployment(context)
-        return packed(value, place.storage, place.under("results", self.model, self.task_id, f"{digest(value)}.json"))
+        return packed(
+            value, place.storage, place.under("results", self.model, self.task_id, f"{digest(value)}.json"), **how
+        )
 
     def whole(self, value: Any) -> Any:
         """What another task handed over, with everything that was too large for an XCom fetched."""

@@ -9,10 +9,13 @@ from typing import Any
 from airflow.sdk import Context, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
+from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import RequestError
 from mlops_provider.operators.base import StepOperator
 
 log = logging.getLogger(__name__)
+
+_PIECE = 1024  # bytes of a version beyond which it travels by reference
 
 _PARAMS: dict[str, tuple[str, ...]] = {
     "ci": ("partition", "force", "ref"),
@@ -55,8 +58,17 @@ class PlanOperator(StepOperator):
         log.info("due: %s", work)
         if isinstance(work, list):
             # What Airflow would refuse to map over comes in the next run, in the order of the data.
-            return [one.model_dump(mode="json") for one in work[: conf.getint("core", "max_map_length")]]
+            return [self._slim(context, one) for one in work[: conf.getint("core", "max_map_length")]]
         return self.fitted(context, work.model_dump(mode="json"))
+
+    def _slim(self, context: Context, work: Frozen) -> dict[str, Any]:
+        """One piece of a list: what a model version is takes kilobytes, and the list has to fit as a whole."""
+        found = work.model_dump(mode="json")
+        if self.loop == "cd":
+            return self.fitted(context, found, limit=_PIECE)
+        if "version" in found:
+            found["version"] = self.fitted(context, found["version"], limit=_PIECE)
+        return found
 
     def asked(self, context: Context) -> dict[str, Any]:
         """The Params that were given.

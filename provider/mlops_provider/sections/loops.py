@@ -12,7 +12,7 @@ from pydantic import (
 
 from mlops_provider.sections.base import Function, Metric, Name, Section, Share, Span
 from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate
-from mlops_provider.sections.tune import Tune
+from mlops_provider.sections.tune import Tune, fault
 
 
 class Features(Section):
@@ -22,6 +22,8 @@ class Features(Section):
     :param columns: the features it returns, in the model's order; all numeric.
     :param categorical: those of them that are codes of categories, whole numbers from 0; NaN and codes that training did not
         see go where LightGBM sends what it does not know.
+    :param optional: those that may have no value in all of the training data, such as a window of the past in the first
+        partition; of any other that is an error.
     :param fit: ``fit(features, labels)``, called on what a candidate is trained on; what it returns belongs to the version.
     :param apply: ``apply(features, fitted)``, called before each score with what the version's own training gave.
     """
@@ -31,8 +33,9 @@ class Features(Section):
     apply: Function | None = None
     columns: tuple[str, ...] = Field(min_length=1)
     categorical: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
-    @field_validator("columns", "categorical")
+    @field_validator("columns", "categorical", "optional")
     @classmethod
     def _once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
@@ -43,8 +46,9 @@ class Features(Section):
     def _both(self) -> Features:
         if (self.fit is None) != (self.apply is None):
             raise ValueError("fit and apply go together: what is fitted must be applied, in training and in scoring")
-        if strange := sorted(set(self.categorical) - set(self.columns)):
-            raise ValueError(f"categorical names {', '.join(strange)}, which columns does not")
+        for place, names in (("categorical", self.categorical), ("optional", self.optional)):
+            if strange := sorted(set(names) - set(self.columns)):
+                raise ValueError(f"{place} names {', '.join(strange)}, which columns does not")
         return self
 
 
@@ -158,7 +162,9 @@ class Training(Section):
             "memory streamed": self.memory == "streamed",
         }
         if self.tune and (found := [name for name, value in asked.items() if value]):
-            raise ValueError(f"tune does not go with {found[0]}: its trials are fitted anew, in memory, with `rounds` trees")
+            raise ValueError(
+                f"tune does not go with {found[0]}: its trials are fitted anew, in memory, with `rounds` trees"
+            )
         return self
 
     @model_validator(mode="after")
@@ -196,6 +202,9 @@ class Training(Section):
                 raise ValueError(
                     f"{place}: {', '.join(unknown)}: not among LightGBM's parameters for training: {_PARAMS}"
                 )
+        for name, dimension in searched.items():
+            if told := fault(name, dimension):
+                raise ValueError(f"tune.space.{name}: {told}")
         return self
 
 

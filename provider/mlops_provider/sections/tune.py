@@ -96,16 +96,13 @@ class Tune(Section):
                 f"{self.trials} trials, {self.parallel} at a time, are {len(self.waves)} waves: each is a task of its "
                 f"own, and at most {_WAVES} are allowed; raise parallel or lower trials"
             )
-        for name, dimension in self.space.items():
-            if fault := _fault(name, dimension):
-                raise ValueError(f"space.{name}: {fault}")
         return self
 
 
 _WAVES = 50
 
 
-def _fault(name: str, dimension: Dimension) -> str:
+def fault(name: str, dimension: Dimension) -> str:
     """What makes a dimension unfit for the parameter of that name; empty if nothing."""
     given = dimension.choices or (dimension.low, dimension.high)
     if name in _SEEDS:

@@ -305,10 +305,10 @@ def run(request: Request) -> Outcome:
     return found.run(job, arguments)
 
 
-def packed(result: dict[str, Any], storage: Storage, uri: str) -> dict[str, Any]:
-    """A result that fits into an XCom: itself, or where it was written if it is larger than 8 KiB."""
+def packed(result: dict[str, Any], storage: Storage, uri: str, *, limit: int = _XCOM_BYTES) -> dict[str, Any]:
+    """A result that fits into an XCom: itself, or where it was written if it is larger than `limit` bytes."""
     content = canonical_json(result)
-    if len(content) <= _XCOM_BYTES:
+    if len(content) <= limit:
         return result
     return {_REFERENCE: storage.write(uri, content).model_dump(mode="json")}
 

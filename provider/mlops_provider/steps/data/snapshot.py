@@ -82,6 +82,7 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
         "data": version.model_dump(mode="json"),
         "profile": profiled.file.model_dump(mode="json"),
         "warnings": [c.name for c in verdict.checks if not c.passed],
+        "checked": {c.name: c.state for c in sorted(verdict.checks, key=lambda c: not c.passed)},
     }
     # Not how many checks there were: what there is to compare with depends on what was accepted by then.
     reason = f"all checks passed; {version.rows} rows, {version.labelled} labelled, {version.tag}"

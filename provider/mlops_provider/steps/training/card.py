@@ -15,8 +15,8 @@ from mlops_provider.steps.records import Evaluation, Package, Split, Trained
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.edge import REPORT, EdgeReport
 from mlops_provider.steps.training.golden import FILE
-from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.inputs import ReferenceProfile, Schema
+from mlops_provider.steps.training.parameters import with_params
 
 OWN = "card.md"
 
@@ -75,10 +75,11 @@ def _data(trained: Trained, split: Split) -> str:
 
 
 def _quality(job: Job, evaluation: Evaluation) -> str:
-    asked, rival = job.config.gates.thresholds, evaluation.champion or {}
+    asked: dict[str, Bounds] = {str(name): limit for name, limit in job.config.gates.thresholds.items()}
+    rival = evaluation.champion or {}
     rows = [
         (name, _number(value), _number(rival.get(name)), _limit(asked.get(name)))
-        for name, value in evaluation.candidate.items()
+        for name, value in sorted(evaluation.candidate.items())
     ]
     head = (
         "metric",

@@ -127,7 +127,7 @@ def reference_profile(sample: Any, scores: Array, *, rows: int) -> ReferenceProf
 def distribution(name: str, values: Array) -> Distribution:
     """How values are distributed: float64 [n], NaN where missing."""
     known = values[np.isfinite(values)]
-    quantiles = np.quantile(known, _SHARES, method="inverted_cdf") if len(known) else []
+    quantiles: Any = np.quantile(known, _SHARES, method="inverted_cdf") if len(known) else []
     with np.errstate(over="ignore", invalid="ignore"):
         moments = [float(known.mean()), float(known.std())] if len(known) else [None, None]
     mean, deviation = (m if m is not None and np.isfinite(m) else None for m in moments)

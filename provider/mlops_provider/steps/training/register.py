@@ -13,7 +13,7 @@ from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
-from mlops_provider.steps.step import Job, libraries, step
+from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import mlflowmodel
 from mlops_provider.steps.training.card import card
 from mlops_provider.steps.training.evaluation_report import save_evaluation

@@ -116,8 +116,9 @@ class FeatureChecks:
     """What features must be to be learned from, looked at block by block."""
 
     def __init__(self, job: Job, what: str) -> None:
-        self._columns, self._what = list(job.config.features.columns), what
-        self._codes = [self._columns.index(name) for name in job.config.features.categorical]
+        features = job.config.features
+        self._columns, self._optional, self._what = list(features.columns), features.optional, what
+        self._codes = [self._columns.index(name) for name in features.categorical]
         self._seen = np.zeros(len(self._columns), bool)
 
     def add(self, block: Array) -> None:
@@ -133,10 +134,12 @@ class FeatureChecks:
         self._refuse(odd, f"is categorical and no whole number from 0 to {_MAX_CODE}")
 
     def finish(self) -> None:
-        """:raises DataError: naming the features that have no value in any row."""
-        if empty := [name for name, seen in zip(self._columns, self._seen, strict=True) if not seen]:
+        """:raises DataError: naming the features that have no value in any row, those aside that may have none."""
+        empty = [name for name, seen in zip(self._columns, self._seen, strict=True) if not seen]
+        if empty := [name for name in empty if name not in self._optional]:
             raise DataError(
-                f"{self._what}: no row has a value of {', '.join(empty)}; mend the features or take it out of features.columns"
+                f"{self._what}: no row has a value of {', '.join(empty)}; mend the features, or name it in features.optional "
+                "if it may have none"
             )
 
     def _refuse(self, bad: Array, why: str) -> None:

@@ -90,7 +90,7 @@ class Store:
                     first, last, _ = place.indices(len(store))
                     return store.read(first, last)
                 if isinstance(place, int | np.integer):
-                    return store.read(int(place), int(place) + 1)[0]
+                    return np.asarray(store.read(int(place), int(place) + 1)[0])
                 return store.take(np.asarray(place))
 
         return Sequence()

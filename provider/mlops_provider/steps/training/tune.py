@@ -23,8 +23,8 @@ from mlops_provider.steps.records import Interval, Split, SplitRef, Trial, Tuned
 from mlops_provider.steps.step import Job, libraries, step
 from mlops_provider.steps.training import metrics
 from mlops_provider.steps.training.evaluate import compare
-from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.identity import environment
+from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.tune_folds import Fold, accepting_fold, read, search_folds
 from mlops_provider.steps.training.tune_runs import Runs, runs
 from mlops_provider.steps.training.tune_search import best, finished, proposed

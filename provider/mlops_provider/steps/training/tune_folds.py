@@ -18,9 +18,9 @@ from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
 from mlops_provider.steps.records import Parameters, Split
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Rows, boosted
+from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.storage import digest
 
 
@@ -74,7 +74,9 @@ class Fold:
         """
         import lightgbm
 
-        made = boosted(with_params(job, params), Rows(self.features, self.labels, self.weights), None, callbacks=callbacks)
+        made = boosted(
+            with_params(job, params), Rows(self.features, self.labels, self.weights), None, callbacks=callbacks
+        )
         return lightgbm.Booster(model_str=made.text).predict(
             self.later_features, num_threads=job.config.training.resources.cpu
         )

@@ -160,7 +160,7 @@ def evaluated(world: World, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_record_stays_small_and_names_its_files(accepted: World) -> None:
-    rules = {name: {"column": name, "bins": [-1.5, -1, -0.5, 0, 0.5, 1, 1.5]} for name in "abc"}
+    rules = {f"of_{name}": {"column": name, "bins": [-1.5, -1, -0.5, 0, 0.5, 1, 1.5]} for name in "abc"}
     found = evaluated(accepted, evaluation={"slices": rules})["evaluation"]
     assert len(canonical_json(found.model_dump(mode="json"))) < 8 * 1024
     assert Storage().fetch(found.report).startswith(b"<!DOCTYPE html>")

@@ -13,7 +13,14 @@ import pytest
 from mlops_provider.steps.training.inputs import Feature, distribution, reference_profile, schema
 from mlops_provider.storage import canonical_json
 
-SETTINGS = {"objective": "binary", "num_leaves": 8, "min_data_in_leaf": 5, "num_threads": 1, "verbosity": -1}
+SETTINGS = {
+    "objective": "binary",
+    "num_leaves": 8,
+    "min_data_in_leaf": 5,
+    "num_threads": 1,
+    "verbosity": -1,
+    "min_data_per_group": 5,
+}
 
 
 @pytest.fixture(scope="module")

@@ -131,3 +131,14 @@ def test_a_weight_that_is_none_is_refused(accepted: World, value: float) -> None
     times = pd.Series([pd.Timestamp(split.cutoff)] * 2)
     with pytest.raises(DataError, match="'height' must give every row a finite number from 0"):
         rows.weights(job, split, {"height": np.array([value, value])}, times)
+
+
+def test_a_feature_that_may_be_empty_is_named_in_model_yaml(accepted: World) -> None:
+    job = accepted.configure(features={"optional": ["b"]})
+    split = load_split(job, accepted.split(DAYS[2], job))
+    block = np.ones((3, 4))
+    block[:, 1] = np.nan
+    rows.check_features(job, split, block)
+    block[:, 2] = np.nan
+    with pytest.raises(DataError, match=r"no row has a value of c; .*features\.optional"):
+        rows.check_features(job, split, block)

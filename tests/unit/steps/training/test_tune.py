@@ -18,8 +18,8 @@ from mlops_provider.steps.records import Trained, Trial, Tuned
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import tune
 from mlops_provider.steps.training.parameters import with_params
+from mlops_provider.steps.training.rows import known_rows
 from mlops_provider.steps.training.split import load_split
-from mlops_provider.steps.training.train import known_rows
 from mlops_provider.steps.training.tune_folds import accepting_fold, search_folds
 from mlops_provider.steps.training.tune_runs import RESULT
 from mlops_provider.steps.training.tune_search import best, proposed
