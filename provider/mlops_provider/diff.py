@@ -10,11 +10,12 @@ from mlops_provider.checks import Frozen
 from mlops_provider.deployment import Deployment
 from mlops_provider.modelcode import unpack
 from mlops_provider.steps.records import ModelVersion
+from mlops_provider.storage import Artifact
 
 Value = str | float | int | bool | None
 SECTIONS = ("model", "data", "code", "configuration", "environment", "metrics", "slices")
 # What the evaluation says of the champion of its time, and its checks, are not about the version.
-_NOT_OURS = ("verdict", "champion", "champion_version", "interval")
+_NOT_OURS = ("verdict", "champion", "champion_version", "interval", "findings", "report")
 
 
 class Change(Frozen):
@@ -61,7 +62,7 @@ def _told(version: ModelVersion, place: Deployment) -> dict[str, dict[str, Value
     """What a version is, by section and name."""
     lineage = place.storage.read_json(version.lineage.uri)
     data, evaluation = lineage["data"], lineage["evaluation"]
-    ours = {name: value for name, value in evaluation.items() if name not in (*_NOT_OURS, "slices")}
+    ours = {name: value for name, value in evaluation.items() if name not in _NOT_OURS}
     return {
         "model": {"trees": lineage["model_hash"], "fitted statistics": (lineage["fitted"] or {}).get("hash")},
         "data": _data(data),
@@ -69,8 +70,18 @@ def _told(version: ModelVersion, place: Deployment) -> dict[str, dict[str, Value
         "configuration": dict(_flat(lineage["configuration"])),
         "environment": dict(_flat(lineage["environment"])),
         "metrics": dict(_flat(ours)),
-        "slices": dict(_flat(evaluation.get("slices") or {})),
+        "slices": _slices(evaluation.get("findings"), place),
     }
+
+
+def _slices(file: dict[str, Any] | None, place: Deployment) -> dict[str, Value]:
+    """The metrics of each slice that model.yaml names, from the findings of the evaluation."""
+    if file is None:
+        return {}
+    from mlops_provider.steps.training.findings import Findings
+
+    found = Findings.model_validate_json(place.storage.fetch(Artifact.model_validate(file)))
+    return {f"{s.slices} {s.value}: {name}": value for s in found.slices for name, value in s.metrics.items()}
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Value]:

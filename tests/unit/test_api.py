@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.explain import explained
 from mlops_provider.steps import plan
 from mlops_provider.steps.data import snapshot
-from tests.support.tiny import DAYS, World, alias, registry_of
+from tests.support.tiny import DAYS, World, alias, registry_of, train
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "same_model.ipynb"
 
 
 @pytest.fixture
@@ -149,8 +152,6 @@ def test_two_versions_differ_in_data_and_metrics_and_nothing_else(lapped: World)
 
 
 def test_changed_code_and_configuration_are_named(registered: World) -> None:
-    from tests.support.tiny import train
-
     registered.configure(training={"rounds": 21})
     features = registered.model / "features.py"
     features.write_text(features.read_text() + "\nCHANGED = True\n")
@@ -160,6 +161,15 @@ def test_changed_code_and_configuration_are_named(registered: World) -> None:
     (change,) = [change for change in found.changes if change.section == "configuration"]
     assert (change.name, change.before, change.after) == ("training.rounds", 20, 21)
     assert found.notes == ()
+
+
+def test_slices_that_are_measured_otherwise_are_named(accepted: World) -> None:
+    asked = {"slices": {"site": {"column": "site"}}, "minimum_rows": 100}
+    for rounds in (20, 25):
+        train(accepted, accepted.configure(evaluation=asked, training={"rounds": rounds}))
+    found = names(compared(accepted, 1, 2), "slices")
+    assert found
+    assert all(name.startswith("site ") for name in found)
 
 
 def test_a_version_does_not_differ_from_itself(lapped: World) -> None:
@@ -193,6 +203,36 @@ def test_the_same_model_is_trained_in_a_notebook(environment: World) -> None:
     trained = train(job, TrainArguments(split=version.version.split))  # type: ignore[operator]
     assert trained.model_hash == version.lineage["model_hash"]
     assert trained.fingerprint == version.version.fingerprint
+
+
+# Runs the cells in one namespace and tells, as JSON, what the last line of each is.
+_RUN = """
+import ast, contextlib, io, json, sys
+scope, told = {}, []
+for source in json.load(sys.stdin):
+    body = ast.parse(source)
+    last = ast.Expression(body.body.pop().value) if isinstance(body.body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(body, "cell", "exec"), scope)
+        told.append(repr(eval(compile(last, "cell", "eval"), scope)) if last else None)
+print(json.dumps(told))
+"""
+
+
+def test_the_notebook_runs_and_shows_what_it_says() -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    given = json.dumps(["".join(cell["source"]) for cell in cells])
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN], input=given, capture_output=True, text=True, cwd=NOTEBOOK.parent
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told[2] == "True"
+    for cell, value in zip(cells, told, strict=True):
+        assert cell["execution_count"], "a cell of the notebook was not run"
+        assert not [output for output in cell["outputs"] if output["output_type"] == "error"]
+        shown = ["".join(output["data"]["text/plain"]) for output in cell["outputs"] if "data" in output]
+        assert shown == ([value] if value not in (None, "None") else [])
 
 
 @pytest.mark.parametrize("name", ["train", "package", "evaluate", "register"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mlops_provider.steps.records import FeatureVersion
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.scoring.scorer import Scorer
 from tests.support.code import BAD, pretended, with_tests
-from tests.support.tiny import DAYS, World, call, train
+from tests.support.tiny import DAYS, World, call, registry_of, train
 
 At = Callable[[str], World]
 DAY = DAYS[3]
@@ -259,3 +260,19 @@ def test_a_fault_turns_its_check_red(at: At, monkeypatch: pytest.MonkeyPatch, ro
     stage, inject = FAULTS[row]
     found = answering(BY_ID[row], inject(at(stage), monkeypatch))
     assert [check for check in found if not check.passed and check.severity != "error"], found
+
+
+def test_the_run_of_a_version_has_its_scorecard(challenger: World) -> None:
+    first, second = challenger.versions()
+    mlflow = registry_of(challenger)
+    cards_of = [
+        json.loads(Path(mlflow.download_artifacts(version.run_id, "scorecard.json")).read_text())
+        for version in (first, second)
+    ]
+    standing = [{line["id"]: line["standing"] for line in card["lines"]} for card in cards_of]
+    assert [found["data-1"] for found in standing] == ["automated", "automated"]
+    # The gate has judged the first version when the second is registered.
+    assert [found["infra-4"] for found in standing] == ["not covered", "automated"]
+    assert (
+        Path(mlflow.download_artifacts(first.run_id, "scorecard.txt")).read_text().startswith("ML Test Score of tiny")
+    )

@@ -27,7 +27,7 @@ _PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>{style}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} .plot {{ max-width: 100%; height: auto; }}
-td.number, th.number {{ text-align: right; }} .note {{ color: var(--faint); max-width: 46rem; }}
+td.number, th.number {{ text-align: right; }} table.figures {{ width: auto; }} .note {{ color: var(--faint); max-width: 46rem; }}
 </style>
 </head>
 <body>
@@ -225,12 +225,17 @@ def _age(findings: Findings) -> str:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table; empty if it has no rows."""
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in rows)
-    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in names)
-    return (
-        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>" if body else ""
+    """A table; empty if it has no rows. The name of a column of numbers stands over them."""
+    cells = [list(row) for row in rows]
+    numeric = [any(isinstance(row[place], int | float) for row in cells) for place in range(len(names))]
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in cells)
+    head = "".join(
+        f"<th scope=col{' class=number' if right else ''}>{escape(name)}</th>"
+        for name, right in zip(names, numeric, strict=True)
     )
+    if not body:
+        return ""
+    return f"<div class=scroll><table class=figures><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
 
 
 def _cell(value: Cell) -> str:

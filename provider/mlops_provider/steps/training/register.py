@@ -11,6 +11,7 @@ from mlops_provider.checks import Frozen
 from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
+from mlops_provider.scorecard import render, scorecard
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
 from mlops_provider.steps.step import Job, step
@@ -162,6 +163,9 @@ def _log(
     mlflow.log_text(run_id, job.storage.read(lineage.uri).decode(), registry.LINEAGE)
     mlflow.log_text(run_id, evaluation.verdict.markdown(), "evaluation.md")
     mlflow.log_text(run_id, job.storage.read(described.uri).decode(), "card.md")
+    standing = scorecard(job)  # as of now: the gate, which answers some of its rows, comes after
+    mlflow.log_text(run_id, render(standing), "scorecard.txt")
+    mlflow.log_text(run_id, canonical_json(standing.model_dump(mode="json"), indent=1).decode(), "scorecard.json")
 
 
 def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
