@@ -83,7 +83,7 @@ def trained(root: Path, memory: str, features: int) -> dict[str, Any]:
     """Trains by the step itself."""
     from mlops_provider.deployment import Deployment
     from mlops_provider.modelcode import pack
-    from mlops_provider.steps.records import DataVersion, DataWork, Split
+    from mlops_provider.steps.records import FeatureVersion, DataWork, Split
     from mlops_provider.steps.step import Job
     from mlops_provider.steps.training.split import save_split
     from mlops_provider.steps.training.train import TrainArguments, train
@@ -95,7 +95,7 @@ def trained(root: Path, memory: str, features: int) -> dict[str, Any]:
     model.joinpath("features.py").write_text("def build(rows, history, as_of):\n    return rows\n")
     place = Deployment(artifact_root=str(root / memory / "artifacts"), data_root=str(root / "data"), tracking_uri="")
     job = Job(pack(model, place.environment, place.storage, place.artifact_root), place)
-    versions = [DataVersion.model_validate(value) for value in json.loads((root / "versions.json").read_text())]
+    versions = [FeatureVersion.model_validate(value) for value in json.loads((root / "versions.json").read_text())]
     holdout = versions[-1]
     work = DataWork(partition=holdout.partition)
     split = Split(fit=tuple(versions[:-1]), holdout=holdout, holdout_work=work, cutoff=holdout.first)
@@ -135,7 +135,9 @@ def main() -> None:
         for memory in ("whole", "streamed"):
             command = [sys.executable, __file__, "--one", memory, "--root", folder, "--features", str(given.features)]
             found.append(
-                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+                json.loads(
+                    subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+                )
             )
             print({key: value for key, value in found[-1].items() if key != "trees"}, flush=True)
     whole, streamed = found

@@ -22,6 +22,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, per_row: float) -> None:
         self.now, self.per_row, self.batches = 0.0, per_row, list[int]()
+        monkeypatch.setattr(latency, "_SECONDS", 0.05)  # the tests of packages do without
         monkeypatch.setattr(latency.time, "perf_counter", lambda: self.now)
 
     def score(self, rows: Any) -> Any:
