@@ -49,6 +49,11 @@ class Place:
         done = self.repository.add(file, path, "test")
         return done.rev, done.tag, done.pointer
 
+    def found(self, **at: str) -> tuple[str, Pointer]:
+        found = self.repository.find(PATH, **at)
+        assert (found.path, found.remote.root) == (PATH, str(self.remote))
+        return found.rev, found.pointer
+
     def object(self, md5: str) -> Path:
         return self.remote / "files" / "md5" / md5[:2] / md5[2:]
 
@@ -63,14 +68,14 @@ def test_a_version_is_a_commit_a_tag_and_an_object(place: Place) -> None:
     assert (place.git("rev-parse", tag), place.git("rev-parse", "main")) == (rev, rev)
     assert tag == f"tables/a/{pointer.md5[:12]}"
     assert place.object(pointer.md5).read_text() == "one"
-    assert place.repository.find(PATH, tag=tag) == place.repository.find(PATH, rev=rev) == (rev, pointer)
+    assert place.found(tag=tag) == place.found(rev=rev) == (rev, pointer)
 
 
 def test_every_version_is_found_by_tag_and_by_commit(place: Place) -> None:
     added = [place.add(text) for text in ("one", "two", "three")]
     for rev, tag, pointer in added:
-        assert place.repository.find(PATH, tag=tag) == place.repository.find(PATH, rev=rev) == (rev, pointer)
-    assert place.repository.find(PATH, rev="main") == (added[-1][0], added[-1][2])
+        assert place.found(tag=tag) == place.found(rev=rev) == (rev, pointer)
+    assert place.found(rev="main") == (added[-1][0], added[-1][2])
 
 
 def test_only_what_a_version_is_about_is_checked_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +175,7 @@ def test_an_annotated_tag_stands_for_its_commit(place: Place) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     place.git(*identity, "tag", "--force", "--annotate", "-m", "signed off", tag, rev)
     assert place.add("one")[0] == rev
-    assert place.repository.find(PATH, tag=tag) == (rev, pointer)
+    assert place.found(tag=tag) == (rev, pointer)
 
 
 def hook(place: Place, script: str) -> None:
@@ -393,7 +398,7 @@ def test_a_file_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_pa
     (by_hand / "hand.csv").write_text("by hand")
     dvc("add", "-q", "hand.csv")
     published("by hand")
-    _, pointer = place.repository.find("hand.csv", rev=place.git("rev-parse", "main"))
+    pointer = place.repository.find("hand.csv", rev=place.git("rev-parse", "main")).pointer
     place.repository.remote.fetch(pointer, tmp_path / "got", "hand.csv")
     assert (tmp_path / "got").read_text() == "by hand"
 
@@ -404,7 +409,7 @@ def test_a_folder_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_
     (by_hand / "folder" / "deep" / "two").write_text("2")
     dvc("add", "-q", "folder")
     published("by hand")
-    pointer = place.repository.find("folder", rev=place.git("rev-parse", "main"))[1]
+    pointer = place.repository.find("folder", rev=place.git("rev-parse", "main")).pointer
     assert (pointer.folder, pointer.files) == (True, 2)
     place.repository.remote.fetch(pointer, tmp_path / "got", "folder")
     assert {p.name: p.read_text() for p in (tmp_path / "got").rglob("*") if p.is_file()} == {"one": "1", "two": "2"}

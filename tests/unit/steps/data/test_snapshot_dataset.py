@@ -73,8 +73,9 @@ def test_a_version_tells_what_it_holds_and_comes_back(
     assert found.path == f"tiny/sites{source.suffix}"
     assert found.tag == f"tiny/sites/{found.md5[:12]}"
     target = tmp_path / "out"
-    back = call(empty.job(), "checkout", version=found, target=str(target))
-    assert (back.md5, back.files) == (found.md5, found.files)
+    for asked in ({"version": found}, {"tag": found.tag}):
+        back = call(empty.job(), "checkout", target=str(target), **asked)
+        assert (back.md5, back.files, back.rev) == (found.md5, found.files, found.rev)
     for path in parts:
         copy = target / path.relative_to(source) if source.is_dir() else target
         assert copy.read_bytes() == path.read_bytes()
@@ -111,6 +112,33 @@ def test_unchanged_content_keeps_its_version(empty: World, make: Callable[[Path]
     assert second.rev != first.rev
     assert second.path == first.path
     assert call(empty.job(), "checkout", version=first, target=str(tmp_path / "old")).md5 == first.md5
+
+
+def test_a_tag_tells_one_form_of_a_dataset_from_another(empty: World, tmp_path: Path) -> None:
+    table, text = versioned(empty, parquet(tmp_path)), versioned(empty, csv(tmp_path))
+    job = empty.job()
+    for found in (table, text):
+        assert call(job, "checkout", tag=found.tag, target=str(tmp_path / "out")).md5 == found.md5
+    place = repository(job)
+    with pytest.raises(RequestError, match=r"holds tiny/sites\.parquet and tiny/sites\.csv: give the path"):
+        place.find("tiny/sites.parquet", "tiny/sites.csv", rev="main")
+    with pytest.raises(DataError, match=r"holds no pointer tiny/other\.parquet\.dvc or tiny/other\.dvc"):
+        place.find("tiny/other.parquet", "tiny/other", tag=text.tag)
+
+
+def test_a_folder_holds_the_version_that_was_asked_for_and_nothing_else(empty: World, tmp_path: Path) -> None:
+    source, out = folder(tmp_path), tmp_path / "out"
+    first = versioned(empty, source)
+    shutil.rmtree(source / "year=2023")
+    FRAME.to_parquet(source / "year=2024" / "part-1.parquet")
+    second = versioned(empty, source)
+    for found, names in (
+        (first, ["year=2023", "year=2023/part-0.parquet", "year=2024", "year=2024/part-0.parquet"]),
+        (second, ["year=2024", "year=2024/part-0.parquet", "year=2024/part-1.parquet"]),
+        (first, ["year=2023", "year=2023/part-0.parquet", "year=2024", "year=2024/part-0.parquet"]),
+    ):
+        assert call(empty.job(), "checkout", version=found, target=str(out)).files == 2
+        assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == names
 
 
 def test_parts_are_versioned_each_on_its_own(empty: World, tmp_path: Path) -> None:
