@@ -19,7 +19,7 @@ from mlops_provider.steps.data import garbage, snapshot
 from mlops_provider.storage import Storage
 from tests.integration.servers import Options
 from tests.integration.test_data_faults import DAY, git, given, pointers, versioned
-from tests.support.tiny import World, call
+from tests.support.tiny import World, call, registry_of
 
 
 class S3World(World):
@@ -148,6 +148,7 @@ def test_garbage_on_s3_is_collected(world: S3World, monkeypatch: pytest.MonkeyPa
 
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=30)
     monkeypatch.setattr(garbage, "_now", lambda: later)
+    registry_of(world).create_registered_model("tiny")
     old, new = (versioned(world, DAY, seed=seed) for seed in (1, 2))
     done = call(world.job(), "collect_garbage", keep=1, delete=True)
     assert [g.tag for g in done.garbage] == [old.tag]
