@@ -92,7 +92,10 @@ def introduced(work: Path, remote: Remote) -> str:
 
 
 def added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
-    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the files themselves."""
+    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the files themselves.
+
+    :raises DataError: if DVC does not take it; `Transient` if it could not, for instance for lack of room.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -105,9 +108,19 @@ def added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
         with Repo(str(work), config=settings) as repo:
             repo.add(str(content), no_commit=True)
     except (DvcException, sqlite3.Error) as error:
-        raise Transient(f"dvc add failed for {path}: {error}") from error
+        told = f"dvc add failed for {path}: {str(error).strip()}"
+        raise (Transient if _may_pass(error) else DataError)(told) from error
     text = pointer.read_text()
     return parsed(text, path), text
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether it was the machine that failed, here or below in the chain of causes, and not what was asked for."""
+    while error is not None:
+        if isinstance(error, OSError | sqlite3.Error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def contents(pointer: Pointer, content: Path, listing: Path) -> list[tuple[Path, str]]:

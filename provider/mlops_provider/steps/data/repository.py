@@ -91,7 +91,7 @@ class Repository:
         """Makes a version of a file or a folder, which is moved from where it is. Unchanged content keeps its version.
 
         :param path: its place in the repository.
-        :raises ConfigError: if the path lies in a folder that is a version itself, or holds other versions.
+        :raises ConfigError: if the path lies in a folder that is a version itself, holds other versions, or is a file of git.
         :raises Transient: if git or the remote fails; `ConflictError` if other writers were first too often.
         """
         with session(self.url, self.access) as git:
@@ -271,9 +271,9 @@ def _tagged(git: Git, tag: str) -> str:
 
 
 def _require_room(git: Git, path: str) -> None:
-    """DVC takes no output inside of another.
+    """DVC takes no output inside of another, and none where git itself has files.
 
-    :raises ConfigError: naming the other one.
+    :raises ConfigError: naming what is in the way.
     """
     if not _born(git):
         return
@@ -283,6 +283,11 @@ def _require_room(git: Git, path: str) -> None:
         raise ConfigError(
             f"{path} cannot be versioned in {git.url}: {clash} is a version there, and one may not lie in the other; "
             "give the data set another name"
+        )
+    if clash := next((n for n in every if f"{n}/".startswith(f"{path}/") or path.startswith(f"{n}/")), None):
+        raise ConfigError(
+            f"{path} cannot be versioned in {git.url}: git itself holds {clash} there; give the data set another name, or "
+            f"stop that (git rm -r --cached {clash}, commit, push)"
         )
 
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_provider.checks import Check, Verdict
-from mlops_provider.exceptions import ConfigError, DataError, Refused, RequestError
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, Refused, RequestError
 from mlops_provider.steps.data import repository as repository_module
 from mlops_provider.steps.data.repository import repository
 from mlops_provider.steps.data.snapshot_dataset import DatasetSnapshot
@@ -202,6 +202,8 @@ def uneven(path: Path) -> None:
         (csv, lambda path: path.write_text("site,height\n"), r"/sites\.csv has no rows"),
         (folder, lambda path: torn(path / "year=2023" / "part-0.parquet"), r"sites/year=2023/part-0\.parquet is no"),
         (folder, uneven, r"year=2024/part-0\.parquet has the columns site, width"),
+        (folder, lambda path: (path / "x.dvc").touch(), r"holds x\.dvc, a file of DVC"),
+        (folder, lambda path: (path / "year=2023" / "dvc.yaml").touch(), r"holds year=2023/dvc\.yaml, a file of DVC"),
         (folder, lambda path: [shutil.rmtree(part) for part in path.iterdir() if part.is_dir()], "holds no parquet"),
     ],
 )
@@ -228,6 +230,15 @@ def test_a_failed_verdict_and_names_out_of_place_are_refused(empty: World, tmp_p
     with pytest.raises(RequestError, match=r"model\.bin is no dataset"):
         versioned(empty, tmp_path / "model.bin")
     assert repository(empty.job()).refs().tags == {}
+
+
+def test_access_is_asked_for_before_the_dataset_is_read(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: repository_module.Repository, *, write: bool = False) -> None:
+        raise AccessDenied(f"write: {write}")
+
+    monkeypatch.setattr(repository_module.Repository, "probe", denied)
+    with pytest.raises(AccessDenied, match="write: True"):
+        versioned(empty, "nowhere.parquet")
 
 
 # A repository with a DVC remote of its own
