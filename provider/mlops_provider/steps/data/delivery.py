@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ from mlops_provider.storage import Storage, canonical_json, file_hash, join
 log = logging.getLogger("mlops_provider")
 
 _LIST = ".mlops-checkout.json"
+_SCRATCH = ".mlops-"
+# What a kill may leave of a copy that was not in place yet: a folder as `tempfile` names it, with the copy in it.
+_LEFT_OVER = re.compile(rf"(^|/){re.escape(_SCRATCH)}[a-z0-9_]{{8}}/file$")
 
 Put = dict[str, list[str]]
 """md5s by the name of the file: more than one while a checkout is at work."""
@@ -70,8 +74,10 @@ def folder(storage: Storage, content: Path, files: Mapping[str, str], target: st
     there, before = _there(storage, target), _known(storage, target)
     extra = sorted(there - files.keys())
     for name in extra:
-        _require_ours(storage, target, name, before.get(name, []))
-    both = {name: [*before.get(name, []), md5] for name, md5 in files.items()} | {name: before[name] for name in extra}
+        if not _LEFT_OVER.search(name):
+            _require_ours(storage, target, name, before.get(name, []))
+    both = {name: before.get(name, []) for name in extra}
+    both |= {name: [*before.get(name, []), md5] for name, md5 in files.items()}
     _remember(storage, target, both)
     for name in extra:  # first, as one may be a file where a folder is needed now
         _remove(storage, target, name)
@@ -159,7 +165,7 @@ def _remove(storage: Storage, target: str, name: str) -> None:
 
 def _replace(content: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mlops-") as scratch:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_SCRATCH) as scratch:
         copy = Path(scratch, "file")
         shutil.copyfile(content, copy)
         copy.replace(target)

@@ -112,6 +112,23 @@ def test_a_checkout_that_was_killed_is_finished_by_the_next(
     assert there(target) == {"z": "26"}
 
 
+def test_what_a_kill_left_of_a_copy_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = str(tmp_path / "out")
+
+    def killed(source: Path, copy: Path) -> None:
+        left = copy.parent.with_name(".mlops-abcd_123") / copy.name  # a kill leaves it; here the folder is cleaned up
+        left.parent.mkdir()
+        left.write_text("hal")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(delivery.shutil, "copyfile", killed)
+        bring(target, tmp_path, ONE)
+    assert there(target) == {".mlops-abcd_123/file": "hal"}
+    bring(target, tmp_path, ONE)
+    assert there(target) == ONE
+
+
 @pytest.mark.parametrize("said", ["{", "[]", '{"deep/b": 3}'])
 def test_a_list_that_cannot_be_read_lets_nothing_be_removed(target: str, said: str, tmp_path: Path) -> None:
     bring(target, tmp_path, ONE)
