@@ -78,11 +78,13 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
     """
     place, before = repository(job), _now() - dt.timedelta(hours=arguments.grace)
     _registrations_are_finished(job)
-    registry.require_ours(job, [one for one in _registered_by_us(job) if one.version not in arguments.purged])
     every = versions.known(job, job.ledger.records())
     refs = place.refs()
     needed = _needed(job, every, refs, arguments.keep, before)
     idle = [one for one in every if one.data.md5 not in needed and _old(place.remote, one, before)]
+    registered = [one for one in _registered_by_us(job) if one.version not in arguments.purged]
+    if registered or idle:  # before there is either, no MLflow can be the wrong one
+        registry.require_ours(job, registered)
     if arguments.delete and idle:
         mine = {one.data.tag for one in idle}
         place.forget({tag: sha for tag, sha in refs.tags.items() if tag in mine})

@@ -180,8 +180,9 @@ def test_another_mlflow_is_not_asked_for_what_it_cannot_know(registered: World) 
 
 
 def test_a_mlflow_without_the_model_is_not_known_for_the_right_one(accepted: World) -> None:
-    found = revised(accepted)
     registry_of(accepted).delete_registered_model("tiny")
+    assert collect(accepted).garbage == ()  # nothing would go, and nothing is asked for
+    found = revised(accepted)
     with pytest.raises(ConflictError, match="knows no model tiny.*create the registered model"):
         collect(accepted)
     assert there(accepted, found) == [True, True]
