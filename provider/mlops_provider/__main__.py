@@ -133,6 +133,8 @@ def _garbage_options(parser: argparse.ArgumentParser) -> None:
     )
     hours = "hours a version must have been superseded (default %(default)g)"
     parser.add_argument("--grace", type=float, default=168.0, help=hours)
+    purged = "model versions that were deleted in MLflow together with their runs"
+    parser.add_argument("--purged", type=int, nargs="+", default=[], metavar="VERSION", help=purged)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--delete", action="store_true", help="delete")
     what.add_argument("--dry-run", action="store_true", help="delete nothing; this is the default")
@@ -262,7 +264,9 @@ def _gc(options: Any) -> int:
 
     job = _job(options, from_environment())
     try:
-        arguments = GarbageArguments(keep=options.keep, grace=options.grace, delete=options.delete)
+        arguments = GarbageArguments(
+            keep=options.keep, grace=options.grace, purged=tuple(options.purged), delete=options.delete
+        )
     except ValueError as error:
         raise RequestError(f"--keep and --grace must be at least 1: {error}") from error
     done = collect_garbage(job, arguments)

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 
 from mlops_provider.deployment import DvcAccess
-from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, Transient
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, RequestError, Transient
 from mlops_provider.steps.data import garbage, snapshot
 from mlops_provider.storage import Storage
 from tests.integration.servers import Options
 from tests.integration.test_data_faults import DAY, git, given, pointers, versioned
-from tests.support.tiny import World, call
+from tests.support.tiny import World, call, registry_of
 
 
 class S3World(World):
@@ -80,6 +80,28 @@ def test_a_folder_on_s3_is_versioned_and_comes_back(world: S3World, options: Opt
     done = call(job, "checkout", version=version, target=str(tmp_path / "out"))
     assert (done.files, done.size) == (2, version.size)
     assert sorted(pd.read_parquet(tmp_path / "out")["year"].astype(int)) == [2023, 2023, 2024, 2024]
+
+
+def test_a_folder_on_s3_holds_one_version_after_the_other(world: S3World, options: Options) -> None:
+    """Also when the remote has moved to another place on the same server in the meantime."""
+    base, storage = world.access.remote.removesuffix("/dvc"), Storage(options)
+    source, out, job = f"{base}/sites", f"{base}/out", world.job(storage_options=options)
+    frame, found = pd.DataFrame({"site": ["a", "b"]}), []
+    for name in ("a/1.parquet", "b/2.parquet"):
+        storage.write(f"{source}/{name}", frame.assign(name=name).to_parquet())
+        found.append(call(job, "snapshot_dataset", dataset=source, name="sites").data)
+    world.reached(f"{base}/elsewhere", options)
+    job = world.job(storage_options=options)
+    for asked in ({"version": found[1]}, {"tag": found[0].tag}, {"version": found[1]}, {"version": found[0]}):
+        done = call(job, "checkout", target=out, **asked)
+        fs, path = storage.filesystem(out)
+        assert (
+            sorted(key.removeprefix(f"{path}/") for key in fs.find(path))
+            == ["a/1.parquet", "b/2.parquet"][: done.files]
+        )
+    storage.write(f"{out}/mine", b"mine")
+    with pytest.raises(RequestError, match="holds mine, .* no checkout put there"):
+        call(job, "checkout", target=out, version=found[0])
 
 
 def test_credentials_are_nowhere_but_in_the_call(world: S3World, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,6 +170,7 @@ def test_garbage_on_s3_is_collected(world: S3World, monkeypatch: pytest.MonkeyPa
 
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=30)
     monkeypatch.setattr(garbage, "_now", lambda: later)
+    registry_of(world).create_registered_model("tiny")
     old, new = (versioned(world, DAY, seed=seed) for seed in (1, 2))
     done = call(world.job(), "collect_garbage", keep=1, delete=True)
     assert [g.tag for g in done.garbage] == [old.tag]

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlops_provider.exceptions import ConfigError, MlopsError, Transient
+from mlops_provider.exceptions import ConfigError, ConflictError, MlopsError, Transient
 from mlops_provider.mlflow_headers import using
+from mlops_provider.steps.records import ModelVersion
 from mlops_provider.steps.step import Job
 from mlops_provider.tracking import refused
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 FINGERPRINT = "mlops.fingerprint"
 LINEAGE = "lineage.json"
+ENVIRONMENT = "mlops.environment"
 
 # The client's own default goes on retrying for minutes; Airflow's retries are visible, these are not.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -96,17 +98,74 @@ def said_of_versions(job: Job, recorded: Collection[str]) -> str:
 
     :param recorded: fingerprints of those that we registered. Of the others also what their runs logged, and their lineage.
     """
-    name, said = job.deployment.registered_name(job.config), list[str]()
+    said = list[str]()
     with client(job) as mlflow:
-        token = None
-        while True:
-            page = mlflow.search_model_versions(f"name='{name}'", page_token=token)
-            for version in page:
-                said.append(json.dumps([version.tags, version.description, version.source]))
-                if version.run_id and version.tags.get(FINGERPRINT) not in recorded:
-                    said.append(_said_of_run(mlflow, version.run_id))
-            if not (token := page.token):
-                return "\n".join(said)
+        for version in _every_version(mlflow, job.deployment.registered_name(job.config)):
+            said.append(json.dumps([version.tags, version.description, version.source]))
+            if version.run_id and version.tags.get(FINGERPRINT) not in recorded:
+                said.append(_said_of_run(mlflow, version.run_id))
+    return "\n".join(said)
+
+
+def _every_version(mlflow: MlflowClient, name: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = mlflow.search_model_versions(f"name='{name}'", page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def require_ours(job: Job, registered: Collection[ModelVersion]) -> None:
+    """Makes sure that this MLflow is the one where our versions were registered; an empty database answers, too, and knows none.
+
+    A version that was deleted there is known by its run, which MLflow keeps until it is purged.
+
+    :param registered: versions that it has to know.
+    :raises ConflictError: if it does not know one, or there is none to know it by and no such model either.
+    """
+    name, uri = job.deployment.registered_name(job.config), job.deployment.tracking_uri
+    with client(job) as mlflow:
+        mine = {(int(v.version), v.tags.get(FINGERPRINT)) for v in _every_version(mlflow, name)}
+        missing = [one for one in registered if (one.version, one.fingerprint) not in mine]
+        if lost := [one for one in missing if not _has_run(mlflow, one.run_id)]:
+            raise ConflictError(
+                f"MLflow at {uri} knows neither version {lost[0].version} of {name}, which the ledger registered, nor its run "
+                f"{lost[0].run_id}. If it is the wrong server, set the right one. If that version and its run were deleted and "
+                f"purged there, say so: mlops gc --purged {' '.join(str(one.version) for one in lost)}"
+            )
+        tags = _tags_of_model(mlflow, name)
+    if tags is None and not registered:
+        raise ConflictError(
+            f"MLflow at {uri} knows no model {name}, and the ledger names no version that it should know: nothing tells that it "
+            "is the right server. Let a first version be registered, or create the registered model there by hand"
+        )
+    if tags and tags.get(ENVIRONMENT, job.deployment.environment) != job.deployment.environment:
+        raise ConflictError(f"the model {name} in MLflow at {uri} belongs to the environment {tags[ENVIRONMENT]!r}")
+
+
+def _tags_of_model(mlflow: MlflowClient, name: str) -> dict[str, str] | None:
+    """Tags of the registered model, None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(mlflow.get_registered_model(name).tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _has_run(mlflow: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def _said_of_run(mlflow: MlflowClient, run_id: str) -> str:

@@ -21,7 +21,7 @@ from mlops_provider.steps.data import versions
 from mlops_provider.steps.data.remote import Remote
 from mlops_provider.steps.data.repository import Refs, repository
 from mlops_provider.steps.data.versions import Known
-from mlops_provider.steps.records import Split
+from mlops_provider.steps.records import ModelVersion, Split
 from mlops_provider.steps.step import Job, step
 
 # The ledger learns of a version a little later than git.
@@ -33,11 +33,14 @@ log = logging.getLogger("mlops_provider")
 class GarbageArguments(Frozen):
     """:param keep: newest versions of each partition that stay, whether used or not.
     :param grace: hours that a version must have been superseded and its content have lain there.
+    :param purged: numbers of model versions that were deleted in MLflow together with their runs, so that it does not know
+        them any more.
     :param delete: whether to delete; otherwise it is only told what would be.
     """
 
     keep: int = Field(2, ge=1)
     grace: float = Field(168.0, ge=1)
+    purged: tuple[int, ...] = ()
     delete: bool = False
 
 
@@ -70,7 +73,8 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
     A snapshot that brings removed content back meanwhile is safe: it writes the content anew, which makes it too young to be
     removed, and looks again once its pointer is pushed.
 
-    :raises MlopsError: if anything that may name a version cannot be read; nothing is removed then.
+    :raises ConflictError: if MLflow does not know a version that it should know: it may be the wrong one.
+    :raises MlopsError: if anything that may name a version cannot be read. Nothing is removed then.
     """
     place, before = repository(job), _now() - dt.timedelta(hours=arguments.grace)
     _registrations_are_finished(job)
@@ -78,6 +82,9 @@ def collect_garbage(job: Job, arguments: GarbageArguments) -> Collected:
     refs = place.refs()
     needed = _needed(job, every, refs, arguments.keep, before)
     idle = [one for one in every if one.data.md5 not in needed and _old(place.remote, one, before)]
+    registered = [one for one in _registered_by_us(job) if one.version not in arguments.purged]
+    if registered or idle:  # before there is either, no MLflow can be the wrong one
+        registry.require_ours(job, registered)
     if arguments.delete and idle:
         mine = {one.data.tag for one in idle}
         place.forget({tag: sha for tag, sha in refs.tags.items() if tag in mine})
@@ -98,12 +105,16 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def _registered_by_us(job: Job) -> list[ModelVersion]:
+    return [ModelVersion.model_validate(r.facts["version"]) for r in job.ledger.records() if r.kind == "candidate"]
+
+
 def _registrations_are_finished(job: Job) -> None:
     """A registration that was cut off may have left a version in MLflow that the ledger does not know yet.
 
     :raises ConflictError: if there is one.
     """
-    known = {r.facts["version"]["fingerprint"] for r in job.ledger.records() if r.kind == "candidate"}
+    known = {one.fingerprint for one in _registered_by_us(job)}
     begun = {name.removesuffix(".json") for name in job.storage.names(job.under("claims"))}
     if unfinished := sorted(begun - known):
         raise ConflictError(
@@ -145,9 +156,7 @@ def _planned(job: Job, before: dt.datetime) -> set[str]:
 
 def _registered(job: Job, every: tuple[Known, ...]) -> set[str]:
     """What MLflow's versions of the model name by tag, md5 or place; with a commit, all that was accepted at its time."""
-    said = registry.said_of_versions(
-        job, {r.facts["version"]["fingerprint"] for r in job.ledger.records() if r.kind == "candidate"}
-    )
+    said = registry.said_of_versions(job, {one.fingerprint for one in _registered_by_us(job)})
     named = {one.data.md5 for one in every if any(word in said for word in _words(one.data.md5))}
     return named.union(*(_in_force(every, one.accepted) for one in every if one.data.rev in said))
 

@@ -13,6 +13,7 @@ import yaml
 
 from mlops_provider.exceptions import DataError, IntegrityError, Transient
 from mlops_provider.steps.data.remote import Pointer, Remote, hash_of
+from mlops_provider.steps.data.remotes import leads_to
 
 _REMOTE = "mlops"
 
@@ -34,6 +35,15 @@ def target(text: str) -> tuple[str, str]:
     """What a good pointer leads to: the md5, and the remote that it names; empty for the default one."""
     (out,) = yaml.safe_load(text)["outs"]
     return out["md5"], out.get("remote", "")
+
+
+def remotes_of(text: str, md5: str) -> set[str]:
+    """The remotes that a file of DVC names for some content; empty text stands for the default one."""
+    try:
+        outs = yaml.safe_load(text)["outs"]
+        return {str(out.get("remote", "")) for out in outs if out.get("md5") == md5} or {""}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):  # the lock of a pipeline names none
+        return {""}
 
 
 def addressed(text: str, remote: str) -> str:
@@ -68,7 +78,7 @@ def introduced(work: Path, remote: Remote) -> str:
         config = Config(str(work / ".dvc"), validate=False)
         known = config.load_one("repo")
         default, others = known.get("core", {}).get("remote", ""), known.get("remote", {})
-        names = [name for name in sorted(others, key=lambda n: n != default) if _leads_to(others[name], remote.for_dvc)]
+        names = [name for name in sorted(others, key=lambda n: n != default) if leads_to(others[name], remote.for_dvc)]
         if names:
             return "" if names[0] == default else names[0]
         name = next(n for n in (_REMOTE, *(f"{_REMOTE}-{i}" for i in range(2, len(others) + 3))) if n not in others)
@@ -81,14 +91,11 @@ def introduced(work: Path, remote: Remote) -> str:
     return name if default else ""
 
 
-def _leads_to(settings: dict[str, Any], ours: dict[str, str]) -> bool:
-    """Whether a remote of the repository is ours; one that names no endpoint may have it in a person's own settings."""
-    same = str(settings.get("url", "")).rstrip("/") == ours["url"].rstrip("/")
-    return same and settings.get("endpointurl", ours.get("endpointurl")) == ours.get("endpointurl")
-
-
 def added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
-    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the files themselves."""
+    """The pointer as DVC writes it. Nothing is copied into a cache: the remote gets the files themselves.
+
+    :raises DataError: if DVC does not take it; `Transient` if it could not, for instance for lack of room.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -101,9 +108,19 @@ def added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:
         with Repo(str(work), config=settings) as repo:
             repo.add(str(content), no_commit=True)
     except (DvcException, sqlite3.Error) as error:
-        raise Transient(f"dvc add failed for {path}: {error}") from error
+        told = f"dvc add failed for {path}: {str(error).strip()}"
+        raise (Transient if _may_pass(error) else DataError)(told) from error
     text = pointer.read_text()
     return parsed(text, path), text
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether it was the machine that failed, here or below in the chain of causes, and not what was asked for."""
+    while error is not None:
+        if isinstance(error, OSError | sqlite3.Error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def contents(pointer: Pointer, content: Path, listing: Path) -> list[tuple[Path, str]]:

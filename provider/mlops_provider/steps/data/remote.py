@@ -67,6 +67,18 @@ class Remote:
         endpoint = s3.get("endpoint_url") or s3.get("client_kwargs", {}).get("endpoint_url")
         return {"url": self.root} | ({"endpointurl": str(endpoint)} if endpoint else {})
 
+    def beside(self, url: str, endpoint: str = "") -> Remote:
+        """A remote at another place, with the same credentials.
+
+        :param endpoint: of its S3 server, if it is another one.
+        """
+        options = self._options
+        if endpoint:
+            s3 = dict(options.get("s3", {}))
+            kept = {key: value for key, value in s3.pop("client_kwargs", {}).items() if key != "endpoint_url"}
+            options = options | {"s3": s3 | {"client_kwargs": kept, "endpoint_url": endpoint}}
+        return Remote(url, options)
+
     def probe(self) -> None:
         """Lists the remote, with little patience.
 
@@ -112,6 +124,14 @@ class Remote:
         info = self._info(md5)
         return int(info["size"]) if info else None
 
+    def holds(self, pointer: Pointer) -> bool:
+        """Whether the content of a file, or the listing of a folder, is there; it is verified when it is fetched."""
+        return self._info(pointer.md5, pointer.hash) is not None
+
+    def lists(self, folder: str) -> bool:
+        """Whether the listing of a folder is there, as DVC or as DVC 2 puts it."""
+        return any(self.holds(Pointer(md5=folder, hash=algorithm)) for algorithm in ("md5", ""))
+
     def written(self, md5: str) -> dt.datetime | None:
         """When an object was written, None if it is not there."""
         with self._translated("describe", self.uri(md5)):
@@ -131,21 +151,24 @@ class Remote:
         with self._translated("read", self.uri(md5)), self.storage.open(self.uri(md5)) as file:
             return hash_of(file) == md5
 
-    def fetch(self, pointer: Pointer, target: Path, name: str) -> None:
+    def fetch(self, pointer: Pointer, target: Path, name: str) -> dict[str, str]:
         """Copies content to a local file, or the files of a folder to a local folder; verified.
 
         :param name: what it is, for errors.
+        :returns: the md5 by the name of each file in the folder; that of a single file is empty.
         :raises DataError: naming the object that is missing or damaged.
         """
         if not pointer.folder:
-            return self._fetch_file(pointer.md5, target, name, pointer.hash)
-        for entry in self._listing(pointer, name):
-            path = target / entry["relpath"]
+            self._fetch_file(pointer.md5, target, name, pointer.hash)
+            return {"": pointer.md5}
+        found = {entry["relpath"]: entry["md5"] for entry in self._listing(pointer, name)}
+        for relpath, md5 in found.items():
+            path = target / relpath
             if not path.resolve().is_relative_to(target.resolve()):
                 raise DataError(f"{name}: {self.uri(pointer.md5, pointer.hash)} names a file outside of it")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch_file(entry["md5"], path, f"{name}/{entry['relpath']}", pointer.hash)
-        return None
+            self._fetch_file(md5, path, f"{name}/{relpath}", pointer.hash)
+        return found
 
     def read(self, md5: str, name: str) -> bytes:
         """Content by hash, verified.
@@ -181,7 +204,7 @@ class Remote:
     def members(self, folder: str) -> list[str]:
         """md5s of the files of a folder, by the folder's own."""
         pointer = Pointer(md5=folder)
-        if self._info(folder) is None:
+        if not self.holds(pointer):
             pointer = Pointer(md5=folder, hash="")
         return [entry["md5"] for entry in self._listing(pointer, folder)]
 
@@ -200,8 +223,8 @@ class Remote:
                 file.write(chunk)
         _same(found.hexdigest(), md5, uri, name)
 
-    def _info(self, md5: str) -> dict[str, Any] | None:
-        uri = self.uri(md5)
+    def _info(self, md5: str, algorithm: str = "md5") -> dict[str, Any] | None:
+        uri = self.uri(md5, algorithm)
         with self._translated("describe", uri):
             fs, path = self.storage.filesystem(uri)
             try:

@@ -13,13 +13,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mlops_provider.checks import Frozen
 from mlops_provider.deployment import DvcAccess
 from mlops_provider.exceptions import ConfigError, ConflictError, DataError, IntegrityError, RequestError
-from mlops_provider.steps.data import pointers
+from mlops_provider.steps.data import pointers, remotes
 from mlops_provider.steps.data.git import Git, is_remote_shell, session
 from mlops_provider.steps.data.remote import Pointer, Remote
+from mlops_provider.steps.records import DataVersion
 from mlops_provider.steps.step import Job
 
 log = logging.getLogger("mlops_provider")
@@ -29,6 +31,8 @@ _PROBE_SECONDS = 20
 _YOUNG = dt.timedelta(minutes=10)
 _VERSION_TAG = re.compile(r"^.+/[^/]+/([0-9a-f]{12})$")
 _TABLE = re.compile(r"\.(parquet|csv)$")
+# What follows the stem of a version's tag in its path; a folder has nothing there.
+FORMS = (".parquet", ".csv", "")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./@+=-]*")
 
 
@@ -38,6 +42,15 @@ class Stored(Frozen):
     rev: str
     tag: str
     pointer: Pointer
+
+
+class Found(NamedTuple):
+    """A pointer in the repository: its path, without ``.dvc``, its commit, and the remote that holds the content."""
+
+    path: str
+    rev: str
+    pointer: Pointer
+    remote: Remote
 
 
 class Refs(Frozen):
@@ -78,7 +91,7 @@ class Repository:
         """Makes a version of a file or a folder, which is moved from where it is. Unchanged content keeps its version.
 
         :param path: its place in the repository.
-        :raises ConfigError: if the path lies in a folder that is a version itself, or holds other versions.
+        :raises ConfigError: if the path lies in a folder that is a version itself, holds other versions, or is a file of git.
         :raises Transient: if git or the remote fails; `ConflictError` if other writers were first too often.
         """
         with session(self.url, self.access) as git:
@@ -98,24 +111,37 @@ class Repository:
                     self.remote.put(file, md5)
             return Stored(rev=rev, tag=tag, pointer=pointer)
 
-    def find(self, path: str, *, tag: str = "", rev: str = "") -> tuple[str, Pointer]:
-        """Commit and pointer of a path at a tag or a commit.
+    def find(self, *paths: str, tag: str = "", rev: str = "") -> Found:
+        """The pointer at one of these paths at a tag or a commit, and the remote that holds its content.
 
+        That is ours if the content is there, whatever the commit says: it may name a place that was given up since.
+
+        :param paths: if there are several, the one whose content the tag of a version names.
         :raises DataError: if there is no such tag or commit, or no pointer there.
+        :raises ConfigError: if it cannot be told which remote holds the content.
         """
-        for name in (path, tag, rev):
+        for name in (*paths, tag, rev):
             if name and (not _NAME.fullmatch(name) or ".." in name):
                 raise RequestError(f"{name!r} is no name of a path, a tag or a commit in the data repository")
         with session(self.url, self.access) as git:
             git("init", "--quiet", "--bare")
             commit = _fetched(git, tag, rev)
-            shown = git.tried("show", f"{commit}:{path}.dvc")
-            if shown.returncode:
-                raise DataError(f"{self.url} at {tag or rev} holds no pointer {path}.dvc")
-            return commit, pointers.parsed(shown.stdout, f"{path}.dvc at {tag or rev}")
+            path, text, pointer = _pointer_at(git, commit, paths, tag, tag or rev)
+            if self.remote.holds(pointer):
+                return Found(path, commit, pointer, self.remote)
+            (name,) = pointers.remotes_of(text, pointer.md5)
+            where = f"{path} at {tag or rev}"
+            return Found(path, commit, pointer, remotes.named(_settings_at(git, commit), name, self.remote, where))
+
+    def holder(self, version: DataVersion, pointer: Pointer) -> Remote:
+        """The remote that holds a version: ours, or the one that was ours when it was made."""
+        return remotes.recorded(version.uri, pointer, self.remote, version.tag)
 
     def refs(self) -> Refs:
-        """All that branches and tags name, as of now."""
+        """All that branches and tags name, as of now.
+
+        :raises DataError: if a folder's listing is lost, so that it cannot be told which files it names.
+        """
         with session(self.url, self.access) as git:
             git("init", "--quiet", "--bare")
             if not git("ls-remote", "--quiet", git.url):  # of an empty repository git has nothing to fetch, and fails
@@ -125,12 +151,36 @@ class Repository:
             every = dict(line.split(" ", 1) for line in lines)
             tags = {ref.removeprefix("refs/tags/"): sha for ref, sha in every.items() if ref.startswith("refs/tags/")}
             versions = {tag: found[1] for tag in tags if (found := _VERSION_TAG.match(tag))}
+            said = {ref: frozenset(_named_at(git, ref)) for ref in every}
             pinned = [ref for ref in every if ref.removeprefix("refs/tags/") not in versions]
-            named = {md5 for ref in pinned for md5 in _named_at(git, ref)}
-            folders = {md5 for ref in every for md5 in _named_at(git, ref) if md5.endswith(".dir")}
-        for folder in folders:
-            named |= set(self.remote.members(folder))
-        return Refs(tags=tags, named=frozenset(named), versions=versions)
+            named = frozenset().union(*(said[ref] for ref in pinned))
+            return Refs(tags=tags, named=named | self._members(git, said), versions=versions)
+
+    def _members(self, git: Git, said: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        """The files of all folders that any ref names, as far as they lie in our remote.
+
+        :param said: md5s by the ref that names them.
+        """
+        folders = {md5 for named in said.values() for md5 in named if md5.endswith(".dir")}
+        ours = {folder for folder in folders if self.remote.lists(folder)}
+        for ref, named in said.items():
+            if lost := sorted(named & (folders - ours)):
+                self._require_elsewhere(git, ref, lost)
+        return frozenset(md5 for folder in ours for md5 in self.remote.members(folder))
+
+    def _require_elsewhere(self, git: Git, ref: str, folders: list[str]) -> None:
+        """Folders that other remotes hold need nothing of ours; if one should be in ours, its listing is lost.
+
+        :raises DataError: if one may be ours.
+        """
+        known = _settings_at(git, ref)
+        for folder, file in [(lost, file) for lost in folders for file in _naming(git, ref, lost)]:
+            names = pointers.remotes_of(git("show", file), folder)
+            if any(remotes.may_be_ours(known, name, self.remote) for name in names):
+                raise DataError(
+                    f"{self.remote.uri(folder)}, the listing of a folder that {file} names, is missing in the DVC remote: what "
+                    "the folder needs cannot be told. Bring it back (dvc push), or remove the branch or tag that names it"
+                )
 
     def forget(self, tags: Mapping[str, str]) -> None:
         """Removes tags, if they still name these commits: all of them or none.
@@ -221,9 +271,9 @@ def _tagged(git: Git, tag: str) -> str:
 
 
 def _require_room(git: Git, path: str) -> None:
-    """DVC takes no output inside of another.
+    """DVC takes no output inside of another, and none where git itself has files.
 
-    :raises ConfigError: naming the other one.
+    :raises ConfigError: naming what is in the way.
     """
     if not _born(git):
         return
@@ -233,6 +283,11 @@ def _require_room(git: Git, path: str) -> None:
         raise ConfigError(
             f"{path} cannot be versioned in {git.url}: {clash} is a version there, and one may not lie in the other; "
             "give the data set another name"
+        )
+    if clash := next((n for n in every if f"{n}/".startswith(f"{path}/") or path.startswith(f"{n}/")), None):
+        raise ConfigError(
+            f"{path} cannot be versioned in {git.url}: git itself holds {clash} there; give the data set another name, or "
+            f"stop that (git rm -r --cached {clash}, commit, push)"
         )
 
 
@@ -281,6 +336,31 @@ def _fetched(git: Git, tag: str, rev: str) -> str:
     if git.tried("cat-file", "-e", f"{rev}^{{commit}}").returncode:
         raise DataError(f"{git.url} has no commit {rev!r}")
     return rev
+
+
+def _pointer_at(git: Git, commit: str, paths: tuple[str, ...], tag: str, where: str) -> tuple[str, str, Pointer]:
+    """Path, text and content of the one pointer that is meant."""
+    shown = {path: git.tried("show", f"{commit}:{path}.dvc") for path in paths}
+    texts = {path: done.stdout for path, done in shown.items() if not done.returncode}
+    found = [(path, text, pointers.parsed(text, f"{path}.dvc at {where}")) for path, text in texts.items()]
+    if len(paths) > 1 and (digits := _VERSION_TAG.match(tag)):
+        found = [one for one in found if one[2].md5.startswith(digits[1])]
+    if len(found) > 1:
+        raise RequestError(f"{git.url} at {where} holds {' and '.join(one[0] for one in found)}: give the path of one")
+    if not found:
+        raise DataError(f"{git.url} at {where} holds no pointer {' or '.join(f'{path}.dvc' for path in paths)}")
+    return found[0]
+
+
+def _settings_at(git: Git, ref: str) -> dict[str, Any]:
+    """What .dvc/config says at a commit; nothing if there is none."""
+    shown = git.tried("show", f"{ref}:.dvc/config")
+    return remotes.settings("" if shown.returncode else shown.stdout, f".dvc/config at {ref}")
+
+
+def _naming(git: Git, ref: str, md5: str) -> list[str]:
+    """The pointers and locks that name some content, each with the ref before it."""
+    return git("grep", "-l", "-z", "-F", md5, ref, "--", "*.dvc", "*dvc.lock").rstrip("\0").split("\0")
 
 
 def _named_at(git: Git, ref: str) -> list[str]:

@@ -17,6 +17,7 @@ from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.history import against_history
 from mlops_provider.steps.data.profile import ProfileArguments, profile
+from mlops_provider.steps.data.remote import Pointer
 from mlops_provider.steps.data.repository import Repository, repository
 from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Job, step
@@ -132,9 +133,12 @@ def _identity(said: Draft | Record) -> Any:
 def read(job: Job, version: FeatureVersion, columns: list[str] | None = None) -> Any:
     """The pyarrow table of a data version, out of the DVC remote, verified by DVC's hash. Git is not needed for it.
 
+    If model.yaml names another remote by now, it is read where it was put.
+
     :raises DataError: if the remote lacks the content or holds other content.
     """
-    content = repository(job).remote.read(version.md5, version.tag)
+    holder = repository(job).holder(version, Pointer(md5=version.md5))
+    content = holder.read(version.md5, version.tag)
     return pq.read_table(pa.BufferReader(content), columns=columns)
 
 

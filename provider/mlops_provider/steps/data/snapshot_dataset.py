@@ -100,7 +100,10 @@ def _fetched(storage: Storage, given: str | Artifact, folder: Path) -> Path:
         return file
     target, dataset = folder / "dataset", Dataset(storage, uri)
     assert dataset.parts  # or it says what is missing
-    for name in dataset.files():
+    names = dataset.files()
+    if own := [name for name in names if name.endswith(".dvc") or name.rpartition("/")[2] == "dvc.yaml"]:
+        raise DataError(f"{uri} holds {own[0]}, a file of DVC: no version lies in another; move it out of the folder")
+    for name in names:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         with fs.open(f"{path.rstrip('/')}/{name}", "rb") as source, copy.open("wb") as opened:

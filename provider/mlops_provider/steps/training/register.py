@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-_ENVIRONMENT = "mlops.environment"
-
-
 class RegisterArguments(Frozen):
     """All that is known of the candidate."""
 
@@ -172,13 +169,13 @@ def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
     from mlflow.exceptions import MlflowException
 
     mine = job.deployment.environment
-    tags = {"mlops.owner": job.config.owner, _ENVIRONMENT: mine}
+    tags = {"mlops.owner": job.config.owner, registry.ENVIRONMENT: mine}
     try:
         mlflow.create_registered_model(name, description=job.config.description, tags=tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    theirs = mlflow.get_registered_model(name).tags.get(_ENVIRONMENT, mine)
+    theirs = mlflow.get_registered_model(name).tags.get(registry.ENVIRONMENT, mine)
     if theirs != mine:
         raise ConfigError(
             f"the registered model {name} belongs to the environment {theirs!r}, this one is {mine!r}: they would move "
@@ -195,7 +192,7 @@ def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str
         "mlops.code": arguments.package.code.sha256,
         "mlops.fitted_on": f"{trained.split.first} to {trained.split.last}",
         "mlops.holdout": trained.split.holdout,
-        _ENVIRONMENT: deployment.environment,
+        registry.ENVIRONMENT: deployment.environment,
     }
     return tags | ({"mlops.drill": trained.drill} if trained.drill else {})
 

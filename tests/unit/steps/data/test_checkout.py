@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlops_provider.exceptions import DataError, RequestError, Transient
+from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.checkout import CheckedOut
 from mlops_provider.steps.data.remote import Pointer, Remote
@@ -95,10 +95,20 @@ def test_what_is_not_clear_is_refused(accepted: World, asked: dict[str, Any], ex
         checkout(accepted, **asked)
 
 
-def test_a_target_that_cannot_be_written_is_told(accepted: World) -> None:
-    (accepted.root / "file").write_text("in the way")
-    with pytest.raises(Transient, match=r"was not brought to .*file/out\.parquet"):
-        checkout(accepted, version=data_versions(accepted)[0], target=str(accepted.root / "file" / "out.parquet"))
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("", "name the target"),
+        ("file/out.parquet", "a file is where a folder is"),
+        ("folder", "is a folder"),
+        ("x/", "is a"),
+    ],
+)
+def test_a_target_that_cannot_take_a_file_is_refused_at_once(accepted: World, target: str, expected: str) -> None:
+    (accepted.data / "file").write_text("in the way")
+    (accepted.data / "folder").mkdir(exist_ok=True)
+    with pytest.raises(RequestError, match=expected):
+        checkout(accepted, version=data_versions(accepted)[0], target=target)
 
 
 def test_a_folder_that_reaches_outside_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlops_provider.steps.data import garbage, snapshot, versions
 from mlops_provider.steps.data.garbage import Collected
 from mlops_provider.steps.data.repository import Repository
 from mlops_provider.steps.records import FeatureVersion
-from tests.support.tiny import DAYS, World, call, registry_of
+from tests.support.tiny import DAYS, World, call, registry_of, tracking
 from tests.unit.steps.data.test_snapshot import changed, data_versions, git, stored, versioned
 
 DAY = DAYS[0]
@@ -29,6 +29,13 @@ def in_a_month(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in the test counts as old."""
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=30)
     monkeypatch.setattr(garbage, "_now", lambda: later)
+
+
+@pytest.fixture
+def accepted(accepted: World) -> World:
+    """With a model in MLflow, by which it is known for the right one."""
+    registry_of(accepted).create_registered_model("tiny")
+    return accepted
 
 
 def collect(world: World, **given: Any) -> Collected:
@@ -127,7 +134,6 @@ def by_hand(world: World, *, tags: dict[str, str] | None = None, params: dict[st
     run = mlflow.create_run(mlflow.create_experiment("by hand", artifact_location=str(world.root / "by-hand")))
     for key, value in (params or {}).items():
         mlflow.log_param(run.info.run_id, key, value)
-    mlflow.create_registered_model(name)
     mlflow.create_model_version(name, "file:///nowhere", run_id=run.info.run_id, tags=tags)
 
 
@@ -158,9 +164,47 @@ def test_a_version_that_was_made_by_hand_names_data_by_its_lineage(registered: W
 def test_a_version_whose_run_was_purged_stops_nothing(accepted: World) -> None:
     revised(accepted)
     mlflow, name = registry_of(accepted), accepted.deployment.registered_name(accepted.job().config)
-    mlflow.create_registered_model(name)
     mlflow.create_model_version(name, "file:///nowhere", run_id="0" * 32)
     assert len(collect(accepted).garbage) == 1
+
+
+def test_another_mlflow_is_not_asked_for_what_it_cannot_know(registered: World) -> None:
+    """A mistyped database is created empty, and names nothing."""
+    found, job = revised(registered, 2), registered.job(tracking_uri=tracking(registered.root / "typo.db"))
+    with pytest.raises(ConflictError, match="neither version 1 of tiny, which the ledger registered, nor its run"):
+        call(job, "collect_garbage", keep=1, delete=True)
+    registry_of(registered).set_registered_model_tag("tiny", "mlops.environment", "staging")
+    with pytest.raises(ConflictError, match="belongs to the environment 'staging'"):
+        collect(registered)
+    assert there(registered, found) == [True, True, True]
+
+
+def test_a_mlflow_without_the_model_is_not_known_for_the_right_one(accepted: World) -> None:
+    registry_of(accepted).delete_registered_model("tiny")
+    assert collect(accepted).garbage == ()  # nothing would go, and nothing is asked for
+    found = revised(accepted)
+    with pytest.raises(ConflictError, match="knows no model tiny.*create the registered model"):
+        collect(accepted)
+    assert there(accepted, found) == [True, True]
+
+
+def test_a_version_that_was_deleted_in_mlflow_stops_nothing(registered: World) -> None:
+    found = revised(registered, 2)
+    registry_of(registered).delete_model_version("tiny", "1")
+    assert [g.md5 for g in collect(registered, delete=False).garbage] == [found[1].md5]
+    (version,) = registered.versions()
+    registry_of(registered).delete_run(version.run_id)
+    registry_of(registered).delete_registered_model("tiny")
+    assert [g.md5 for g in collect(registered, delete=False).garbage] == [found[1].md5]
+
+
+def test_a_version_that_was_purged_is_told_by_a_person(registered: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = revised(registered, 2)
+    registry_of(registered).delete_model_version("tiny", "1")
+    monkeypatch.setattr(registry, "_has_run", lambda *_: False)
+    with pytest.raises(ConflictError, match="say so: mlops gc --purged 1"):
+        collect(registered)
+    assert [g.md5 for g in collect(registered, purged=(1,)).garbage] == [found[1].md5]
 
 
 def test_without_an_answer_of_mlflow_nothing_is_deleted(accepted: World) -> None:

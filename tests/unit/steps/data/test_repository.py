@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -21,7 +23,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.steps.data import git as git_module
 from mlops_provider.steps.data import repository as repository_module
 from mlops_provider.steps.data.git import Git, checked, environment, is_remote_shell, session
-from mlops_provider.steps.data.pointers import parsed
+from mlops_provider.steps.data.pointers import contents, parsed
 from mlops_provider.steps.data.remote import Pointer, Remote
 from mlops_provider.steps.data.repository import Repository
 
@@ -49,6 +51,11 @@ class Place:
         done = self.repository.add(file, path, "test")
         return done.rev, done.tag, done.pointer
 
+    def found(self, **at: str) -> tuple[str, Pointer]:
+        found = self.repository.find(PATH, **at)
+        assert (found.path, found.remote.root) == (PATH, str(self.remote))
+        return found.rev, found.pointer
+
     def object(self, md5: str) -> Path:
         return self.remote / "files" / "md5" / md5[:2] / md5[2:]
 
@@ -63,14 +70,14 @@ def test_a_version_is_a_commit_a_tag_and_an_object(place: Place) -> None:
     assert (place.git("rev-parse", tag), place.git("rev-parse", "main")) == (rev, rev)
     assert tag == f"tables/a/{pointer.md5[:12]}"
     assert place.object(pointer.md5).read_text() == "one"
-    assert place.repository.find(PATH, tag=tag) == place.repository.find(PATH, rev=rev) == (rev, pointer)
+    assert place.found(tag=tag) == place.found(rev=rev) == (rev, pointer)
 
 
 def test_every_version_is_found_by_tag_and_by_commit(place: Place) -> None:
     added = [place.add(text) for text in ("one", "two", "three")]
     for rev, tag, pointer in added:
-        assert place.repository.find(PATH, tag=tag) == place.repository.find(PATH, rev=rev) == (rev, pointer)
-    assert place.repository.find(PATH, rev="main") == (added[-1][0], added[-1][2])
+        assert place.found(tag=tag) == place.found(rev=rev) == (rev, pointer)
+    assert place.found(rev="main") == (added[-1][0], added[-1][2])
 
 
 def test_only_what_a_version_is_about_is_checked_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +177,7 @@ def test_an_annotated_tag_stands_for_its_commit(place: Place) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     place.git(*identity, "tag", "--force", "--annotate", "-m", "signed off", tag, rev)
     assert place.add("one")[0] == rev
-    assert place.repository.find(PATH, tag=tag) == (rev, pointer)
+    assert place.found(tag=tag) == (rev, pointer)
 
 
 def hook(place: Place, script: str) -> None:
@@ -255,6 +262,58 @@ def test_a_store_that_does_not_tell_times_takes_versions(place: Place, monkeypat
 
     monkeypatch.setattr(Remote, "written", unknown)
     assert place.add("one") == place.add("one")
+
+
+@pytest.mark.parametrize(
+    ("kept", "path"), [("tables/a.csv", PATH), ("tables", PATH), ("tables/a/note.txt", "tables/a")]
+)
+def test_a_place_where_git_itself_has_a_file_is_refused(place: Place, tmp_path: Path, kept: str, path: str) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(place.bare), str(clone)], check=True, capture_output=True)
+    (clone / kept).parent.mkdir(parents=True, exist_ok=True)
+    (clone / kept).write_text("plain")
+    for command in (["add", "."], ["commit", "-qm", "plain"], ["push", "-q", "origin", "HEAD:main"]):
+        subprocess.run(["git", "-C", str(clone), "-c", "user.name=p", "-c", "user.email=p@q", *command], check=True)
+    with pytest.raises(ConfigError, match=rf"git itself holds {kept} there"):
+        place.add("one", path)
+    assert not place.remote.exists()
+
+
+def test_what_dvc_does_not_take_is_no_trouble_of_the_machine(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "folder"
+    source.mkdir()
+    (source / "x.dvc").write_text("outs: []\n")
+    with pytest.raises(DataError, match=r"dvc add failed for tables/x: .*is within an output"):
+        place.repository.add(source, "tables/x", "test")
+
+
+def test_a_machine_that_fails_below_dvc_is_worth_a_retry(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise DvcException("failed to write") from error
+
+    monkeypatch.setattr(Repo, "add", full)
+    with pytest.raises(Transient, match=r"dvc add failed for tables/a\.csv: failed to write"):
+        place.add("one")
+
+
+def test_files_that_dvc_would_leave_out_are_told(tmp_path: Path) -> None:
+    """A listing that lacks a file would make a version without it."""
+    content = tmp_path / "content"
+    content.mkdir()
+    (content / "a").write_text("a")
+    (content / "b").write_text("b")
+    listing = [{"md5": hashlib.md5(b"a").hexdigest(), "relpath": "a"}]
+    pointer = Pointer(md5=f"{hashlib.md5(json.dumps(listing).encode()).hexdigest()}.dir")
+    with pytest.raises(IntegrityError, match=r"DVC lists other files of the folder than there are.*dvcignore"):
+        contents(pointer, content, tmp_path / "listing")
+    (content / "b").unlink()
+    assert [md5 for _, md5 in contents(pointer, content, tmp_path / "listing")] == [listing[0]["md5"], pointer.md5]
 
 
 # Addresses and credentials
@@ -393,7 +452,7 @@ def test_a_file_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_pa
     (by_hand / "hand.csv").write_text("by hand")
     dvc("add", "-q", "hand.csv")
     published("by hand")
-    _, pointer = place.repository.find("hand.csv", rev=place.git("rev-parse", "main"))
+    pointer = place.repository.find("hand.csv", rev=place.git("rev-parse", "main")).pointer
     place.repository.remote.fetch(pointer, tmp_path / "got", "hand.csv")
     assert (tmp_path / "got").read_text() == "by hand"
 
@@ -404,7 +463,7 @@ def test_a_folder_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_
     (by_hand / "folder" / "deep" / "two").write_text("2")
     dvc("add", "-q", "folder")
     published("by hand")
-    pointer = place.repository.find("folder", rev=place.git("rev-parse", "main"))[1]
+    pointer = place.repository.find("folder", rev=place.git("rev-parse", "main")).pointer
     assert (pointer.folder, pointer.files) == (True, 2)
     place.repository.remote.fetch(pointer, tmp_path / "got", "folder")
     assert {p.name: p.read_text() for p in (tmp_path / "got").rglob("*") if p.is_file()} == {"one": "1", "two": "2"}
@@ -414,8 +473,6 @@ def test_a_folder_that_plain_dvc_wrote_is_read(place: Place, by_hand: Path, tmp_
 
 def test_a_file_that_an_older_dvc_wrote_is_read(place: Place, tmp_path: Path) -> None:
     """DVC 2 names no hash function in its pointers, and its content lies at the top of the remote."""
-    import hashlib
-
     md5 = hashlib.md5(b"of old").hexdigest()
     pointer = parsed(f"outs:\n- md5: {md5}\n  size: 6\n  path: old.csv\n", "old.csv.dvc")
     file = place.remote / md5[:2] / md5[2:]

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_provider.checks import Check, Verdict
-from mlops_provider.exceptions import ConfigError, DataError, Refused, RequestError
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, Refused, RequestError
 from mlops_provider.steps.data import repository as repository_module
 from mlops_provider.steps.data.repository import repository
 from mlops_provider.steps.data.snapshot_dataset import DatasetSnapshot
@@ -73,8 +73,9 @@ def test_a_version_tells_what_it_holds_and_comes_back(
     assert found.path == f"tiny/sites{source.suffix}"
     assert found.tag == f"tiny/sites/{found.md5[:12]}"
     target = tmp_path / "out"
-    back = call(empty.job(), "checkout", version=found, target=str(target))
-    assert (back.md5, back.files) == (found.md5, found.files)
+    for asked in ({"version": found}, {"tag": found.tag}):
+        back = call(empty.job(), "checkout", target=str(target), **asked)
+        assert (back.md5, back.files, back.rev) == (found.md5, found.files, found.rev)
     for path in parts:
         copy = target / path.relative_to(source) if source.is_dir() else target
         assert copy.read_bytes() == path.read_bytes()
@@ -111,6 +112,33 @@ def test_unchanged_content_keeps_its_version(empty: World, make: Callable[[Path]
     assert second.rev != first.rev
     assert second.path == first.path
     assert call(empty.job(), "checkout", version=first, target=str(tmp_path / "old")).md5 == first.md5
+
+
+def test_a_tag_tells_one_form_of_a_dataset_from_another(empty: World, tmp_path: Path) -> None:
+    table, text = versioned(empty, parquet(tmp_path)), versioned(empty, csv(tmp_path))
+    job = empty.job()
+    for found in (table, text):
+        assert call(job, "checkout", tag=found.tag, target=str(tmp_path / "out")).md5 == found.md5
+    place = repository(job)
+    with pytest.raises(RequestError, match=r"holds tiny/sites\.parquet and tiny/sites\.csv: give the path"):
+        place.find("tiny/sites.parquet", "tiny/sites.csv", rev="main")
+    with pytest.raises(DataError, match=r"holds no pointer tiny/other\.parquet\.dvc or tiny/other\.dvc"):
+        place.find("tiny/other.parquet", "tiny/other", tag=text.tag)
+
+
+def test_a_folder_holds_the_version_that_was_asked_for_and_nothing_else(empty: World, tmp_path: Path) -> None:
+    source, out = folder(tmp_path), tmp_path / "out"
+    first = versioned(empty, source)
+    shutil.rmtree(source / "year=2023")
+    FRAME.to_parquet(source / "year=2024" / "part-1.parquet")
+    second = versioned(empty, source)
+    for found, names in (
+        (first, ["year=2023", "year=2023/part-0.parquet", "year=2024", "year=2024/part-0.parquet"]),
+        (second, ["year=2024", "year=2024/part-0.parquet", "year=2024/part-1.parquet"]),
+        (first, ["year=2023", "year=2023/part-0.parquet", "year=2024", "year=2024/part-0.parquet"]),
+    ):
+        assert call(empty.job(), "checkout", version=found, target=str(out)).files == 2
+        assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == names
 
 
 def test_parts_are_versioned_each_on_its_own(empty: World, tmp_path: Path) -> None:
@@ -174,6 +202,8 @@ def uneven(path: Path) -> None:
         (csv, lambda path: path.write_text("site,height\n"), r"/sites\.csv has no rows"),
         (folder, lambda path: torn(path / "year=2023" / "part-0.parquet"), r"sites/year=2023/part-0\.parquet is no"),
         (folder, uneven, r"year=2024/part-0\.parquet has the columns site, width"),
+        (folder, lambda path: (path / "x.dvc").touch(), r"holds x\.dvc, a file of DVC"),
+        (folder, lambda path: (path / "year=2023" / "dvc.yaml").touch(), r"holds year=2023/dvc\.yaml, a file of DVC"),
         (folder, lambda path: [shutil.rmtree(part) for part in path.iterdir() if part.is_dir()], "holds no parquet"),
     ],
 )
@@ -200,6 +230,15 @@ def test_a_failed_verdict_and_names_out_of_place_are_refused(empty: World, tmp_p
     with pytest.raises(RequestError, match=r"model\.bin is no dataset"):
         versioned(empty, tmp_path / "model.bin")
     assert repository(empty.job()).refs().tags == {}
+
+
+def test_access_is_asked_for_before_the_dataset_is_read(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: repository_module.Repository, *, write: bool = False) -> None:
+        raise AccessDenied(f"write: {write}")
+
+    monkeypatch.setattr(repository_module.Repository, "probe", denied)
+    with pytest.raises(AccessDenied, match="write: True"):
+        versioned(empty, "nowhere.parquet")
 
 
 # A repository with a DVC remote of its own
