@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mlops_provider.steps.data import batches, gx_engine, streamed_columns, streamed_rows, streaming
 from mlops_provider.steps.data.batches import Found
 from mlops_provider.steps.data.dataset import Dataset
+from mlops_provider.steps.data.judge import judge
 from mlops_provider.steps.data.limits import accepts_anything
 from mlops_provider.steps.data.suite import Expectation, Suite, load
 from mlops_provider.storage import Storage
@@ -282,10 +283,24 @@ def test_every_argument_that_streams_is_one_that_great_expectations_takes() -> N
         (r"a\$", r"a\$"),
         ("a*?b", None),
         ("é", None),
+        (r"^([a-z0-9-]{1,63}\.){1,16}[a-z]{2,63}$", None),
+        (r"^(\w{1,64}\.){1,20}\w+$", None),
+        ("(ab|c.d){99}" * 3000, None),
+        ("(a{1,20}){1,20}", "(a{1,20}){1,20}"),
     ],
 )
 def test_a_pattern_goes_to_another_engine_only_if_both_read_it_alike(pattern: str, simple: str | None) -> None:
     assert streamed_rows.translated(pattern)[0] == simple
+
+
+@pytest.mark.parametrize("pattern", [r"^([a-z0-9-]{1,63}\.){1,16}[a-z]{2,63}$", r"^(\w{1,64}\.){1,20}\w+$"])
+def test_a_pattern_that_is_too_large_for_the_other_engine_is_judged_all_the_same(
+    pattern: str, tmp_path: Path
+) -> None:
+    hosts = written(pa.table({"host": ["a.example", "no host", None, "b.c.example"] * 20}), tmp_path)
+    asked = suite({"type": "expect_column_values_to_match_regex", "kwargs": {"column": "host", "regex": pattern}})
+    (check,) = judge(asked, hosts, key=None).checks
+    assert (check.state, check.unexpected and check.unexpected.count) == ("fail", 20)
 
 
 # --- bounded memory ------------------------------------------------------------------------------------------------
