@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,13 +19,15 @@ from mlops_provider.checks import Frozen
 from mlops_provider.exceptions import DataError, IntegrityError, Transient
 
 Options = Mapping[str, Any]
+_FILES = "files:"
 _CONFLICT_PAUSES = (0.1, 0.4, 1.6, 6.4)
 
 
 class Artifact(Frozen):
     """A file that a step wrote or read: where it lies and what it contains.
 
-    :param hash: sha256 of the bytes in hex, or ``etag:...`` where an object store answers for the content.
+    :param hash: sha256 of the bytes in hex, or ``etag:...`` where an object store answers for the content; ``files:...`` for
+        a folder, over the names and hashes of its files.
     :param rows: number of rows, for tables.
     """
 
@@ -33,6 +35,11 @@ class Artifact(Frozen):
     hash: str
     size: int
     rows: int | None = None
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a folder."""
+        return self.hash.startswith(_FILES)
 
 
 class Storage:
@@ -165,9 +172,29 @@ class Storage:
             info = fs.info(path)
         except FileNotFoundError as error:
             raise DataError(f"{uri} does not exist") from error
-        local = self.is_local(uri)
-        content = file_hash(Path(path)) if local else f"etag:{str(info['ETag']).strip(chr(34))}"
-        return Artifact(uri=uri, hash=content, size=int(info["size"]))
+        return Artifact(uri=uri, hash=self._content(uri, fs, path, info), size=int(info["size"]))
+
+    def describe_files(self, uri: str, meant: Callable[[str], bool]) -> Artifact:
+        """What lies in a folder now, its files as one.
+
+        :param meant: says of a name below the folder whether it counts.
+        :raises DataError: if a file goes away meanwhile.
+        """
+        fs, path = self.filesystem(uri)
+        found = {place[len(path) :].lstrip("/"): (place, info) for place, info in fs.find(path, detail=True).items()}
+        files = {name: told for name, told in found.items() if meant(name)}
+        try:
+            hashes = {name: self._content(uri, fs, *told) for name, told in files.items()}
+        except FileNotFoundError as error:
+            raise DataError(f"{uri}: a file went away while it was read: {error}") from error
+        size = sum(int(info["size"]) for _, info in files.values())
+        return Artifact(uri=uri, hash=_FILES + digest(hashes), size=size)
+
+    def _content(self, uri: str, fs: Any, path: str, info: Mapping[str, Any]) -> str:
+        """Stores other than S3 have names of their own for an ETag; fsspec makes one of all that they tell of a file."""
+        if self.is_local(uri):
+            return file_hash(Path(path))
+        return f"etag:{str(info.get('ETag') or fs.ukey(path)).strip(chr(34))}"
 
     def modified(self, uri: str) -> dt.datetime | None:
         """When the file was last written, UTC; None if it is not there.

@@ -17,6 +17,7 @@ from mlops_provider.operators.data import (
     SnapshotDataOperator,
     ValidateDataOperator,
 )
+from mlops_provider.storage import Storage
 from tests.integration.house import House, deliver_tiny
 from tests.integration.test_operators import tiny_work
 from tests.support.tiny import DAYS, write_model
@@ -88,16 +89,42 @@ def test_a_dataset_is_judged_versioned_and_brought_back(tiny: House, tmp_path: P
     assert tiny.ledger("tiny") == []
 
 
-def test_a_dataset_that_did_not_pass_is_not_versioned(tiny: House, tmp_path: Path) -> None:
-    path = spoil(tiny, rows=200)
+@pytest.mark.parametrize("bad", [0, 20])
+def test_one_dag_serves_days_with_and_without_rows_in_quarantine(tiny: House, bad: int) -> None:
+    path = spoil(tiny, rows=bad)
     with DAG("own_version", schedule=None) as dag:
-        verdict = {"subject": "x", "checks": [{"name": "rows", "passed": False}]}
-        SnapshotDataOperator(
-            task_id="keep", model="tiny", dataset=str(path), name="inputs", validated=[{"verdict": verdict}]
-        )
+        first = ValidateDataOperator(task_id="first", model="tiny", suite="raw", dataset=str(path))
+        again = ValidateDataOperator(task_id="again", model="tiny", suite="raw", dataset=first.output)
+        validated = [first.output, again.output]
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=first.output, name="days", validated=validated)
+    run = tiny.tested(dag)
+    assert run.state == "success", run.said()
+    assert run.task("keep").result["data"]["rows"] == 1200 - bad
+
+
+def test_the_whole_is_not_versioned_on_a_verdict_about_the_rows_that_are_left(tiny: House) -> None:
+    path = str(spoil(tiny, rows=20))
+    with DAG("own_version", schedule=None) as dag:
+        first = ValidateDataOperator(task_id="first", model="tiny", suite="raw", dataset=path)
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=path, name="days", validated=[first.output])
     run = tiny.tested(dag)
     assert run.state == "failed"
-    assert "Refused" in run.said()
+    assert "validation put rows of it into quarantine" in run.said()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [({}, "validated takes results of ValidateDataOperator only"), ({"dataset": None}, "Refused")]
+)
+def test_a_dataset_that_did_not_pass_is_not_versioned(tiny: House, more: dict[str, Any], said: str) -> None:
+    path = spoil(tiny, rows=200)
+    verdict = {"subject": "x", "checks": [{"name": "rows", "passed": False}]}
+    about = {key: Storage().describe(str(path)).model_dump() for key in more}
+    result = {"partition": "", "suite": "raw", "verdict": verdict, **about}
+    with DAG("own_version", schedule=None) as dag:
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=str(path), name="inputs", validated=[result])
+    run = tiny.tested(dag)
+    assert run.state == "failed"
+    assert said in run.said()
 
 
 @pytest.mark.parametrize("given", [{}, {"dataset": "x"}, {"work": {"a": 1}, "built": {"a": 1}, "dataset": "x"}])

@@ -42,15 +42,16 @@ class Dataset:
 
     :param uri: a ``.parquet`` or ``.csv`` file, or a folder with parquet files in it, at any depth; hive's ``key=value``
         folders become columns.
-    :param expected: hash of a single file that was recorded earlier; other content is refused.
+    :param expected: a file or a folder as it was recorded earlier; other content is refused.
     """
 
     def __init__(self, storage: Storage, uri: str, expected: Artifact | None = None) -> None:
         self.storage, self.uri, self._expected = storage, uri, expected
+        self._verified = False
 
     @classmethod
     def of(cls, storage: Storage, artifact: Artifact) -> Dataset:
-        """The dataset in a file that was recorded: its content is verified before it is read."""
+        """A dataset that was recorded: its content is verified before it is read."""
         if not artifact.size:
             raise DataError(f"{artifact.uri} is empty (0 bytes)")
         return cls(storage, artifact.uri, artifact)
@@ -58,7 +59,7 @@ class Dataset:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         fs, path = self.storage.filesystem(self.uri)
-        if self._expected or fs.isfile(path):
+        if (self._expected and not self._expected.many) or fs.isfile(path):
             return (Part(self.uri),)
         found = [name for name in self.files() if name.endswith(".parquet")]
         if not found:
@@ -72,6 +73,15 @@ class Dataset:
         fs, path = self.storage.filesystem(self.uri)
         names = (name[len(path) :].lstrip("/") for name in fs.find(path))
         return sorted(name for name in names if not _hidden(name))
+
+    def content(self) -> Artifact:
+        """What was recorded, or else what lies there now; of a folder the files as one, without hidden ones."""
+        return self._expected or self._now()
+
+    def _now(self) -> Artifact:
+        if self.parts[0].uri == self.uri:
+            return self.storage.describe(self.uri)
+        return self.storage.describe_files(self.uri, lambda name: not _hidden(name))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -134,20 +144,27 @@ class Dataset:
         """
         if (expected := self._expected) is None:
             return
-        if self.storage.is_local(expected.uri) or expected.hash.startswith("etag:"):
-            self.storage.same(expected, self.storage.describe(expected.uri).hash)
+        if self.storage.is_local(expected.uri) or expected.hash.startswith("etag:") or expected.many:
+            self.storage.same(expected, self._now().hash)
         elif not self.storage.holds(expected):
             raise IntegrityError(f"{expected.uri} does not have the {expected.size} bytes that were recorded")
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[BinaryIO]:
         """A recorded file is verified once and its handle kept: a replacement gets another inode, never this one."""
-        if self._expected is not None:
+        if self._expected is not None and not self._expected.many:
             self._recorded.seek(0)
             yield self._recorded
             return
+        self._verify_folder()
         with self.storage.open(part.uri) as file:
             yield file
+
+    def _verify_folder(self) -> None:
+        """Once, before the first of its files is read, if it was recorded."""
+        if self._expected is not None and not self._verified:
+            self.storage.same(self._expected, self._now().hash)
+            self._verified = True
 
     @cached_property
     def _recorded(self) -> BinaryIO:
