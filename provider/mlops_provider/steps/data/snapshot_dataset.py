@@ -142,18 +142,21 @@ def _hashes(storage: Storage, uri: str, copy: Path) -> set[str]:
 def _require_validated(results: tuple[ValidateResult, ...], uri: str, hashes: set[str]) -> None:
     """A verdict vouches for the rows that it is about, and for no others."""
     for result in results:
-        if result.accepted and (result.dataset.uri == uri or result.dataset.hash in hashes):
+        if result.accepted and result.dataset and _is(result.dataset, uri, hashes):
             raise RequestError(
                 f"{uri}: validation put rows of it into quarantine, its verdict is about the others. Hand over the result of "
                 "the validation as dataset: that names the accepted rows, or the whole dataset where no row was put aside"
             )
-        if result.passed_on.uri == uri and result.passed_on.hash not in hashes:
-            raise IntegrityError(_CHANGED.format(uri=uri, when="validated"))
-    if not any(result.passed_on.hash in hashes for result in results):
-        judged = ", ".join(sorted({result.passed_on.uri for result in results}))
-        raise RequestError(
-            f"{uri} was not validated: the verdicts are about {judged}. Validate what is to be versioned"
-        )
+    judged = [artifact for result in results if (artifact := result.passed_on)]
+    if any(_is(artifact, uri, hashes) and artifact.hash not in hashes for artifact in judged):
+        raise IntegrityError(_CHANGED.format(uri=uri, when="validated"))
+    if not any(artifact.hash in hashes for artifact in judged):
+        about = ", ".join(sorted({artifact.uri for artifact in judged})) or "what Spark alone could look at"
+        raise RequestError(f"{uri} was not validated: the verdicts are about {about}. Validate what is to be versioned")
+
+
+def _is(artifact: Artifact, uri: str, hashes: set[str]) -> bool:
+    return artifact.uri == uri or artifact.hash in hashes
 
 
 def _described(content: Path, uri: str) -> dict[str, Any]:

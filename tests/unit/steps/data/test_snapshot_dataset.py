@@ -18,6 +18,9 @@ from pydantic import ValidationError
 from mlops_provider.checks import Check, Verdict
 from mlops_provider.exceptions import ConfigError, DataError, IntegrityError, Refused, RequestError
 from mlops_provider.steps.data import repository as repository_module
+from mlops_provider.steps.data import spark_engine
+from mlops_provider.steps.data.dataset import Dataset
+from mlops_provider.steps.data.judge import evaluate
 from mlops_provider.steps.data.repository import repository
 from mlops_provider.steps.data.snapshot_dataset import DatasetSnapshot
 from mlops_provider.steps.data.validate import ValidateResult
@@ -267,8 +270,8 @@ def judging(empty: World, tmp_path: Path) -> Callable[..., ValidateResult]:
     suite = tmp_path / "suite.json"
     suite.write_text(json.dumps({"name": "sites", "expectations": [high]}))
 
-    def judge(dataset: Any, mode: str = "fail") -> ValidateResult:
-        job = empty.configure(data={"validation": {"mode": mode, "max_share": 0.5}})
+    def judge(dataset: Any, **validation: Any) -> ValidateResult:
+        job = empty.configure(data={"validation": {"max_share": 0.5, **validation}})
         dataset = dataset if isinstance(dataset, Artifact) else str(dataset)
         result: ValidateResult = call(job, "validate_dataset", suite=str(suite), dataset=dataset)
         return result
@@ -357,3 +360,16 @@ def test_rows_in_quarantine_are_not_versioned(
     assert found.rows == checked.accepted.rows
     again = judging(checked.accepted, mode="quarantine")
     assert versioned(empty, checked.accepted, validated=(checked, again)) == found
+
+
+def test_what_spark_alone_could_look_at_is_judged_and_vouches_for_nothing(
+    empty: World, judging: Callable[..., ValidateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = parquet(tmp_path)
+    seen = Dataset(Storage(), str(source))
+    monkeypatch.setattr(spark_engine, "evaluate", lambda suite, _, key: evaluate(suite, seen, key))
+    checked = judging("hdfs://elsewhere/sites.csv", engine="spark")
+    assert (checked.verdict.passed, checked.dataset) == (True, None)
+    with pytest.raises(RequestError, match="was not validated: the verdicts are about what Spark alone"):
+        versioned(empty, source, validated=(checked,))
+    assert judging(source, engine="spark").dataset == judging(source).dataset
