@@ -58,7 +58,10 @@ class Dataset:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        fs, path = self.storage.filesystem(self.uri)
+        with self.storage.reaching(self.uri) as (fs, path):
+            return self._found(fs, path)
+
+    def _found(self, fs: Any, path: str) -> tuple[Part, ...]:
         if (self._expected and not self._expected.many) or fs.isfile(path):
             return (Part(self.uri),)
         found = [name for name in self.files() if name.endswith(".parquet")]
@@ -187,6 +190,9 @@ def _reading(uri: str, read: Any) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "CSV" if _is_csv(uri) else "parquet"
+        if isinstance(error, UnicodeDecodeError):
+            told = "its header is not UTF-8 text: write it in UTF-8, and not compressed"
+            raise DataError(f"{uri} is no readable {kind} file, {told}") from None
         told = _unquoted(str(error)) if kind == "CSV" else str(error)
         # Not `from error`: whoever prints the cause would show what was cut away.
         raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {told}") from None
@@ -199,6 +205,7 @@ def _unquoted(told: str) -> str:
 
 def _schema(file: BinaryIO, part: Part) -> pa.Schema:
     schema = _csv_reader(file).schema if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
+    _ = schema.names  # only now are they decoded
     file.seek(0)
     for name in part.constants:
         schema = schema.append(pa.field(name, pa.int64() if name in part.whole else pa.string()))

@@ -103,8 +103,9 @@ def _fetched(storage: Storage, given: str | Artifact, folder: Path) -> Path:
     uri = given.uri if isinstance(given, Artifact) else given
     suffix = re.search(r"\.(parquet|csv)$", uri.lower())
     file = folder / f"dataset{suffix[0] if suffix else ''}"
-    fs, path = storage.filesystem(uri)
-    if (isinstance(given, Artifact) and not given.many) or fs.isfile(path):
+    with storage.reaching(uri) as (fs, path):
+        single = (isinstance(given, Artifact) and not given.many) or fs.isfile(path)
+    if single:
         if not suffix:
             raise RequestError(f"{uri} is no dataset: name a .parquet or .csv file, or a folder of parquet files")
         _copy(storage, given, uri, file)
