@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
 
+from mlops_provider.deployment import Deployment
+from mlops_provider.operators import data as operators
 from mlops_provider.operators.data import (
     BuildFeaturesOperator,
     CheckoutDataOperator,
@@ -100,6 +102,15 @@ def test_one_dag_serves_days_with_and_without_rows_in_quarantine(tiny: House, ba
     run = tiny.tested(dag)
     assert run.state == "success", run.said()
     assert run.task("keep").result["data"]["rows"] == 1200 - bad
+
+
+def test_credentials_are_those_for_what_a_result_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(operators, "storage_options", lambda *uris: asked.extend(uris) or {})
+    place = Deployment(artifact_root="/artifacts", data_root="/data", tracking_uri="", actor="")
+    result = {"verdict": {}, "accepted": None, "dataset": {"uri": "s3://shop/orders"}}
+    operators._reaching(place, result, "s3://shop/suite.json", None)
+    assert asked == ["s3://shop/orders", "s3://shop/suite.json"]
 
 
 def test_the_whole_is_not_versioned_on_a_verdict_about_the_rows_that_are_left(tiny: House) -> None:
