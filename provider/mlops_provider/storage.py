@@ -9,23 +9,34 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError, IntegrityError, Transient
+from mlops_provider.exceptions import (
+    AccessDenied,
+    DataError,
+    IntegrityError,
+    MissingLibraryError,
+    RequestError,
+    Transient,
+)
 
 Options = Mapping[str, Any]
+_FILES = "files:"
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")
 _CONFLICT_PAUSES = (0.1, 0.4, 1.6, 6.4)
 
 
 class Artifact(Frozen):
     """A file that a step wrote or read: where it lies and what it contains.
 
-    :param hash: sha256 of the bytes in hex, or ``etag:...`` where an object store answers for the content.
+    :param hash: sha256 of the bytes in hex, or ``etag:...`` where an object store answers for the content; ``files:...`` for
+        a folder, over the names and hashes of its files.
     :param rows: number of rows, for tables.
     """
 
@@ -33,6 +44,11 @@ class Artifact(Frozen):
     hash: str
     size: int
     rows: int | None = None
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a folder."""
+        return self.hash.startswith(_FILES)
 
 
 class Storage:
@@ -45,13 +61,46 @@ class Storage:
         self._options = options or {}
 
     def filesystem(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        """The file system of a URI and the path in it."""
+        """The file system of a URI and the path in it.
+
+        :raises RequestError: if nothing opens URIs of this kind.
+        :raises MissingLibraryError: if what opens them is not installed.
+        """
         protocol = uri.split("://", 1)[0] if "://" in uri else "file"
-        fs, path = fsspec.core.url_to_fs(uri, **self._options.get(protocol, {}))
+        if protocol in ("s3a", "s3n") and protocol not in self._options:
+            raise RequestError(
+                f"{uri}: write s3:// in place of {protocol}://, which is the name that Hadoop gives to S3"
+            )
+        try:
+            fs, path = fsspec.core.url_to_fs(uri, **self._options.get(protocol, {}))
+        except ImportError as error:
+            raise MissingLibraryError(f"{uri}: {error}. fsspec needs it to open {protocol}://") from error
+        except ValueError as error:
+            if "::" in uri or protocol in fsspec.available_protocols():
+                raise
+            raise RequestError(
+                f"{uri}: nothing opens {protocol}://. Give a local path, s3://, or what fsspec has a file system for"
+            ) from error
         # Other writers are at work: a cached listing would hide what they have just created.
         fs.use_listings_cache = False
         fs.invalidate_cache()
         return fs, path
+
+    @contextmanager
+    def reaching(self, uri: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+        """The file system of a URI and the path in it, for a first look at what may not be open to us.
+
+        :raises AccessDenied: if there are no credentials, or they are not let in.
+        """
+        try:
+            yield self.filesystem(uri)
+        except Exception as error:
+            refused = isinstance(error, PermissionError) and not self.is_local(uri)
+            if not refused and type(error).__name__ not in _NO_CREDENTIALS:
+                raise
+            raise AccessDenied(
+                f"{uri}: {error}. Check the credentials: of the connection [mlops] aws_conn_id for s3://, or in the environment"
+            ) from error
 
     def is_local(self, uri: str) -> bool:
         return "://" not in uri or uri.startswith("file://")
@@ -73,9 +122,9 @@ class Storage:
 
         :raises DataError: if there is none.
         """
-        fs, path = self.filesystem(uri)
         try:
-            return cast("BinaryIO", fs.open(path, "rb"))
+            with self.reaching(uri) as (fs, path):
+                return cast("BinaryIO", fs.open(path, "rb"))
         except FileNotFoundError as error:
             raise DataError(f"{uri} does not exist") from error
 
@@ -160,14 +209,34 @@ class Storage:
 
         :raises DataError: if there is nothing.
         """
-        fs, path = self.filesystem(uri)
         try:
-            info = fs.info(path)
+            with self.reaching(uri) as (fs, path):
+                info = fs.info(path)
         except FileNotFoundError as error:
             raise DataError(f"{uri} does not exist") from error
-        local = self.is_local(uri)
-        content = file_hash(Path(path)) if local else f"etag:{str(info['ETag']).strip(chr(34))}"
-        return Artifact(uri=uri, hash=content, size=int(info["size"]))
+        return Artifact(uri=uri, hash=self._content(uri, fs, path, info), size=int(info["size"]))
+
+    def describe_files(self, uri: str, meant: Callable[[str], bool]) -> Artifact:
+        """What lies in a folder now, its files as one.
+
+        :param meant: says of a name below the folder whether it counts.
+        :raises DataError: if a file goes away meanwhile.
+        """
+        fs, path = self.filesystem(uri)
+        found = {place[len(path) :].lstrip("/"): (place, info) for place, info in fs.find(path, detail=True).items()}
+        files = {name: told for name, told in found.items() if meant(name)}
+        try:
+            hashes = {name: self._content(uri, fs, *told) for name, told in files.items()}
+        except FileNotFoundError as error:
+            raise DataError(f"{uri}: a file went away while it was read: {error}") from error
+        size = sum(int(info["size"]) for _, info in files.values())
+        return Artifact(uri=uri, hash=_FILES + digest(hashes), size=size)
+
+    def _content(self, uri: str, fs: Any, path: str, info: Mapping[str, Any]) -> str:
+        """Stores other than S3 have names of their own for an ETag; fsspec makes one of all that they tell of a file."""
+        if self.is_local(uri):
+            return file_hash(Path(path))
+        return f"etag:{str(info.get('ETag') or fs.ukey(path)).strip(chr(34))}"
 
     def modified(self, uri: str) -> dt.datetime | None:
         """When the file was last written, UTC; None if it is not there.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi import HTTPException
 
@@ -299,3 +302,29 @@ def test_a_folder_on_s3_is_one_dataset_and_quarantine_lies_on_s3(job: Job, root:
     assert found.verdict.passed
     assert found.quarantined.uri.startswith(f"{root}/artifacts/quarantine/tiny/both/")
     assert (tables.read(job.storage, found.accepted).column("a").to_numpy() <= 2).all()
+
+
+def test_a_dataset_on_s3_that_changed_after_it_was_validated_is_not_versioned(
+    job: Job, root: str, tmp_path: Path
+) -> None:
+    """A file by its ETag, a folder by those of its files, as they are listed."""
+    subprocess.run(["git", "init", "-q", "--bare", "--template=", str(tmp_path / "repository.git")], check=True)
+    dvc = {"repository": str(tmp_path / "repository.git"), "remote": str(tmp_path / "dvc")}
+    job = Job(pack(write_model(tmp_path, data={"dvc": dvc}), "", job.storage, f"{root}/artifacts"), job.deployment)
+    content = job.storage.read(f"{root}/data/tiny/{DAYS[0]}/inputs.parquet")
+    for part in ("one", "two"):
+        job.storage.write(f"{root}/days/{part}.parquet", content)
+    for dataset, files in ((f"{root}/days", 2), (f"{root}/days/two.parquet", 1)):
+        found = call(job, "validate_dataset", dataset=dataset, suite="raw")
+        assert call(job, "validate_dataset", dataset=found.dataset, suite="raw").dataset == found.dataset
+        asked = {"name": "days", "partition": str(files), "validated": (found,)}
+        job.storage.write(f"{root}/days/two.parquet", content)
+        for given in (dataset, found.dataset):
+            assert call(job, "snapshot_dataset", dataset=given, **asked).data.rows == files * feed.ROWS
+        table = pq.read_table(pa.BufferReader(content)).slice(1)
+        pq.write_table(table, sink := pa.BufferOutputStream())
+        job.storage.write(f"{root}/days/two.parquet", sink.getvalue().to_pybytes())
+        for given in (dataset, found.dataset):
+            with pytest.raises(IntegrityError, match="has changed"):
+                call(job, "snapshot_dataset", dataset=given, **asked)
+        job.storage.write(f"{root}/days/two.parquet", content)

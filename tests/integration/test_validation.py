@@ -11,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
 
+from mlops_provider.deployment import Deployment
+from mlops_provider.operators import data as operators
 from mlops_provider.operators.data import (
     BuildFeaturesOperator,
     CheckoutDataOperator,
     SnapshotDataOperator,
     ValidateDataOperator,
 )
+from mlops_provider.storage import Storage
 from tests.integration.house import House, deliver_tiny
 from tests.integration.test_operators import tiny_work
 from tests.support.tiny import DAYS, write_model
@@ -88,16 +91,51 @@ def test_a_dataset_is_judged_versioned_and_brought_back(tiny: House, tmp_path: P
     assert tiny.ledger("tiny") == []
 
 
-def test_a_dataset_that_did_not_pass_is_not_versioned(tiny: House, tmp_path: Path) -> None:
-    path = spoil(tiny, rows=200)
+@pytest.mark.parametrize("bad", [0, 20])
+def test_one_dag_serves_days_with_and_without_rows_in_quarantine(tiny: House, bad: int) -> None:
+    path = spoil(tiny, rows=bad)
     with DAG("own_version", schedule=None) as dag:
-        verdict = {"subject": "x", "checks": [{"name": "rows", "passed": False}]}
-        SnapshotDataOperator(
-            task_id="keep", model="tiny", dataset=str(path), name="inputs", validated=[{"verdict": verdict}]
-        )
+        first = ValidateDataOperator(task_id="first", model="tiny", suite="raw", dataset=str(path))
+        again = ValidateDataOperator(task_id="again", model="tiny", suite="raw", dataset=first.output)
+        validated = [first.output, again.output]
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=first.output, name="days", validated=validated)
+    run = tiny.tested(dag)
+    assert run.state == "success", run.said()
+    assert run.task("keep").result["data"]["rows"] == 1200 - bad
+
+
+def test_credentials_are_those_for_what_a_result_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(operators, "storage_options", lambda *uris: asked.extend(uris) or {})
+    place = Deployment(artifact_root="/artifacts", data_root="/data", tracking_uri="", actor="")
+    result = {"verdict": {}, "accepted": None, "dataset": {"uri": "s3://shop/orders"}}
+    operators._reaching(place, result, "s3://shop/suite.json", None)
+    assert asked == ["s3://shop/orders", "s3://shop/suite.json"]
+
+
+def test_the_whole_is_not_versioned_on_a_verdict_about_the_rows_that_are_left(tiny: House) -> None:
+    path = str(spoil(tiny, rows=20))
+    with DAG("own_version", schedule=None) as dag:
+        first = ValidateDataOperator(task_id="first", model="tiny", suite="raw", dataset=path)
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=path, name="days", validated=[first.output])
     run = tiny.tested(dag)
     assert run.state == "failed"
-    assert "Refused" in run.said()
+    assert "validation put rows of it into quarantine" in run.said()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [({}, "validated takes results of ValidateDataOperator only"), ({"dataset": None}, "Refused")]
+)
+def test_a_dataset_that_did_not_pass_is_not_versioned(tiny: House, more: dict[str, Any], said: str) -> None:
+    path = spoil(tiny, rows=200)
+    verdict = {"subject": "x", "checks": [{"name": "rows", "passed": False}]}
+    about = {key: Storage().describe(str(path)).model_dump() for key in more}
+    result = {"partition": "", "suite": "raw", "verdict": verdict, **about}
+    with DAG("own_version", schedule=None) as dag:
+        SnapshotDataOperator(task_id="keep", model="tiny", dataset=str(path), name="inputs", validated=[result])
+    run = tiny.tested(dag)
+    assert run.state == "failed"
+    assert said in run.said()
 
 
 @pytest.mark.parametrize("given", [{}, {"dataset": "x"}, {"work": {"a": 1}, "built": {"a": 1}, "dataset": "x"}])

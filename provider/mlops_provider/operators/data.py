@@ -124,7 +124,7 @@ class ValidateDataOperator(_JudgingOperator):
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the dataset and the suite need where they lie elsewhere."""
-        return _reaching(super().place(context), self.dataset, self.suite)
+        return _reaching(super().place(context), self.whole(self.dataset), self.suite)
 
 
 class BuildFeaturesOperator(_JudgingOperator):
@@ -174,9 +174,10 @@ class SnapshotDataOperator(_JudgingOperator):
 
     :param work: the partition, as `plan` found it.
     :param built: result of BuildFeaturesOperator.
-    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed; for a dataset
-        they may be left out.
+    :param validated: results of ValidateDataOperator and CompareHistoryOperator, all of which must have passed. For a dataset
+        those of ValidateDataOperator alone, or none; what has changed since it was validated is refused.
     :param dataset: URI of a parquet or CSV file or of a folder of parquet files, or the result of a task that names a table.
+        The result of ValidateDataOperator names the accepted rows, or what it judged if all rows are accepted.
     :param name: of the dataset, in lower-case letters, digits and _; it lies under ``data.dvc.path`` in the data repository.
     :param partition: for one of several parts of the dataset that are versioned each on its own.
     """
@@ -233,15 +234,18 @@ class SnapshotDataOperator(_JudgingOperator):
         dataset = _table(self.whole(self.dataset))
         if not dataset:
             raise RequestError(f"{self.task_id}: dataset names no table, there is nothing to version")
-        arguments = {"dataset": dataset, "name": self.name, "partition": self.partition}
-        verdicts = [result["verdict"] for result in validated]
-        result = self.run_step(context, "snapshot_dataset", {**arguments, "verdicts": verdicts})
+        if not all("dataset" in result for result in validated):
+            raise RequestError(
+                f"{self.task_id}: validated takes results of ValidateDataOperator only, which say what they are about"
+            )
+        arguments = {"dataset": dataset, "name": self.name, "partition": self.partition, "validated": validated}
+        result = self.run_step(context, "snapshot_dataset", arguments)
         self.announce(context, {"partition": result["partition"], "data": result["data"]["tag"]})
         return result
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the dataset needs where it lies elsewhere."""
-        return _reaching(super().place(context), self.dataset)
+        return _reaching(super().place(context), self.whole(self.dataset))
 
 
 class CheckoutDataOperator(StepOperator):
@@ -297,14 +301,15 @@ class CheckoutDataOperator(StepOperator):
 
 def _reaching(found: Deployment, *given: Any) -> Deployment:
     """The deployment with the credentials for URIs that may lie elsewhere."""
-    elsewhere = storage_options(*(uri for uri in given if isinstance(uri, str)))
+    uris = (value["uri"] if isinstance(value, dict) else value for value in map(_table, given))
+    elsewhere = storage_options(*(uri for uri in uris if isinstance(uri, str)))
     return found.model_copy(update={"storage_options": {**elsewhere, **found.storage_options}})
 
 
 def _table(value: Any) -> Any:
-    """What a result names as its table: the accepted rows, the table that it built, or the value itself."""
+    """What a result names as its table: the accepted rows, the table that it built, what it judged, or the value itself."""
     if isinstance(value, dict) and "uri" not in value:
-        return value.get("accepted") or value.get("table")
+        return value.get("accepted") or value.get("table") or value.get("dataset")
     return value or None
 
 

@@ -42,23 +42,27 @@ class Dataset:
 
     :param uri: a ``.parquet`` or ``.csv`` file, or a folder with parquet files in it, at any depth; hive's ``key=value``
         folders become columns.
-    :param expected: hash of a single file that was recorded earlier; other content is refused.
+    :param expected: a file or a folder as it was recorded earlier; other content is refused.
     """
 
     def __init__(self, storage: Storage, uri: str, expected: Artifact | None = None) -> None:
         self.storage, self.uri, self._expected = storage, uri, expected
+        self._verified = False
 
     @classmethod
     def of(cls, storage: Storage, artifact: Artifact) -> Dataset:
-        """The dataset in a file that was recorded: its content is verified before it is read."""
+        """A dataset that was recorded: its content is verified before it is read."""
         if not artifact.size:
             raise DataError(f"{artifact.uri} is empty (0 bytes)")
         return cls(storage, artifact.uri, artifact)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        fs, path = self.storage.filesystem(self.uri)
-        if self._expected or fs.isfile(path):
+        with self.storage.reaching(self.uri) as (fs, path):
+            return self._found(fs, path)
+
+    def _found(self, fs: Any, path: str) -> tuple[Part, ...]:
+        if (self._expected and not self._expected.many) or fs.isfile(path):
             return (Part(self.uri),)
         found = [name for name in self.files() if name.endswith(".parquet")]
         if not found:
@@ -72,6 +76,15 @@ class Dataset:
         fs, path = self.storage.filesystem(self.uri)
         names = (name[len(path) :].lstrip("/") for name in fs.find(path))
         return sorted(name for name in names if not _hidden(name))
+
+    def content(self) -> Artifact:
+        """What was recorded, or else what lies there now; of a folder the files as one, without hidden ones."""
+        return self._expected or self._now()
+
+    def _now(self) -> Artifact:
+        if self.parts[0].uri == self.uri:
+            return self.storage.describe(self.uri)
+        return self.storage.describe_files(self.uri, lambda name: not _hidden(name))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -134,20 +147,27 @@ class Dataset:
         """
         if (expected := self._expected) is None:
             return
-        if self.storage.is_local(expected.uri) or expected.hash.startswith("etag:"):
-            self.storage.same(expected, self.storage.describe(expected.uri).hash)
+        if self.storage.is_local(expected.uri) or expected.hash.startswith("etag:") or expected.many:
+            self.storage.same(expected, self._now().hash)
         elif not self.storage.holds(expected):
             raise IntegrityError(f"{expected.uri} does not have the {expected.size} bytes that were recorded")
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[BinaryIO]:
         """A recorded file is verified once and its handle kept: a replacement gets another inode, never this one."""
-        if self._expected is not None:
+        if self._expected is not None and not self._expected.many:
             self._recorded.seek(0)
             yield self._recorded
             return
+        self._verify_folder()
         with self.storage.open(part.uri) as file:
             yield file
+
+    def _verify_folder(self) -> None:
+        """Once, before the first of its files is read, if it was recorded."""
+        if self._expected is not None and not self._verified:
+            self.storage.same(self._expected, self._now().hash)
+            self._verified = True
 
     @cached_property
     def _recorded(self) -> BinaryIO:
@@ -170,6 +190,9 @@ def _reading(uri: str, read: Any) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "CSV" if _is_csv(uri) else "parquet"
+        if isinstance(error, UnicodeDecodeError):
+            told = "its header is not UTF-8 text: write it in UTF-8, and not compressed"
+            raise DataError(f"{uri} is no readable {kind} file, {told}") from None
         told = _unquoted(str(error)) if kind == "CSV" else str(error)
         # Not `from error`: whoever prints the cause would show what was cut away.
         raise DataError(f"{uri} is no readable {kind} file, perhaps truncated: {told}") from None
@@ -182,6 +205,7 @@ def _unquoted(told: str) -> str:
 
 def _schema(file: BinaryIO, part: Part) -> pa.Schema:
     schema = _csv_reader(file).schema if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
+    _ = schema.names  # only now are they decoded
     file.seek(0)
     for name in part.constants:
         schema = schema.append(pa.field(name, pa.int64() if name in part.whole else pa.string()))

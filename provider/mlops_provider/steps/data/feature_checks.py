@@ -37,11 +37,18 @@ class Trial:
     as_of: pd.Series[Any]
     expected: pd.DataFrame
 
-    def differs(self, places: Any, history: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
-        """The features that come out otherwise for the rows at these places, built by themselves, in this order."""
+    def differs(
+        self, places: Any, history: Mapping[str, pd.DataFrame] | None = None, index: pd.Index[Any] | None = None
+    ) -> list[str]:
+        """The features that come out otherwise for the rows at these places, built by themselves, in this order.
+
+        :param index: for the rows, in place of the one that they have.
+        """
         given = self.history if history is None else history
-        part, expected = self.rows.iloc[places], self.expected.iloc[places]
-        made = self.build(part.copy(), dict(given), self.as_of.iloc[places])[list(expected.columns)]
+        part, expected, as_of = (found.iloc[places] for found in (self.rows, self.expected, self.as_of))
+        if index is not None:
+            part, expected, as_of = (found.set_axis(index) for found in (part, expected, as_of))
+        made = self.build(part.copy(), dict(given), as_of)[list(expected.columns)]
         if not made.index.equals(expected.index):
             return ["the rows themselves"]
         return [name for name in expected.columns if not _equal(made[name], expected[name])]
@@ -59,9 +66,9 @@ def check_features(
 ) -> Verdict:
     """Tries a features function on a sample of rows, and compares exactly.
 
-    Looked for: rows that are not kept; a row that comes out otherwise in a smaller batch, another order or alone; history
-    that is changed by the call; and, for each history table, features that change when what was known only after `as_of` is
-    taken away, changed or added.
+    Looked for: rows that are not kept; a row that comes out otherwise in a smaller batch with another index, in another order
+    or alone; history that is changed by the call; and, for each history table, features that change when what was known only
+    after `as_of` is taken away, changed or added.
 
     :param as_of: moment of each row's prediction, with the index of `rows`.
     :param known_at: by history table, its column with the moment from which a row was known; None for a table without one,
@@ -88,6 +95,7 @@ def _checks(
     sample: int,
 ) -> Iterator[Check]:
     import numpy as np
+    import pandas as pd
 
     if rows.empty:
         yield could_not_run("features_function", "there are no rows to try it on")
@@ -104,7 +112,10 @@ def _checks(
     places = np.sort(random.permutation(len(rows))[:sample])
     trial = Trial(build, rows.iloc[places], history, as_of.iloc[places], made.iloc[places])
     every = np.arange(len(places))
-    yield _found("same_in_any_batch", trial.differs(every), f"{len(places)} of {len(rows)} rows")
+    # The index is the place in the file, which says nothing of a row: where it is scored it lies elsewhere.
+    elsewhere = pd.Index(len(rows) + 1 + random.permutation(3 * len(every))[: len(every)])
+    batch = trial.differs(every, index=elsewhere)
+    yield _found("same_in_any_batch", batch, f"{len(places)} of {len(rows)} rows, under another index")
     yield _found("same_in_any_order", trial.differs(random.permutation(every)), f"{len(places)} rows shuffled")
     alone = [name for place in every[:: max(1, len(every) // _SINGLE)] for name in trial.differs([place])]
     yield _found("same_alone", alone, "rows one by one")

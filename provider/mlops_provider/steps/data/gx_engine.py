@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mlops_provider.exceptions import ConfigError
@@ -44,12 +45,30 @@ def run(suite: Suite, expectations: Sequence[Expectation], dataset: Dataset, key
     wanted = {column for e in expectations for column in e.reads(names)} | ({key} if key else set())
     frame = dataset.table([name for name in names if name in wanted]).to_pandas(ignore_metadata=True)
     found: Results = {}
-    for result in results(stored, frame):
+    with parameters_refused(suite):
+        outcome = results(stored, frame)
+    for result in outcome:
         place = int(result.expectation_config.meta["place"])
         rows = [row for row in (result.result or {}).get("unexpected_index_list") or () if isinstance(row, int)]
         found[place] = (_found(result, frame, rows, key), rows)
     without_rows({place: one for place, (one, _) in found.items()}, expectations, asked)
     return {place: one for place, one in found.items() if place >= 0}
+
+
+@contextmanager
+def parameters_refused(suite: Suite) -> Iterator[None]:
+    """Of the parameters of a suite the library knows a few itself, such as ``now()``; nothing here gives others a value.
+
+    :raises ConfigError: if the suite needs one.
+    """
+    from great_expectations.exceptions import SuiteParameterError
+
+    try:
+        yield
+    except SuiteParameterError as error:
+        raise ConfigError(
+            f"{suite.where} needs parameters, which nothing here gives a value: {error}. Write the value in place of $PARAMETER"
+        ) from error
 
 
 def probes(expectations: Sequence[Expectation]) -> dict[str, Expectation]:

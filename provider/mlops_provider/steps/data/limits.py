@@ -7,6 +7,7 @@ an error, needs no rule here.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 # Arguments without which it lets anything pass, each of them.
@@ -27,15 +28,21 @@ _NATURAL = {
     "expect_column_proportion_of_non_null_values_to_be_between": (0.0, 1.0),
     "expect_column_proportion_of_unique_values_to_be_between": (0.0, 1.0),
     "expect_table_row_count_to_be_between": (0.0, math.inf),
-    "expect_table_column_count_to_be_between": (0.0, math.inf),
+    "expect_table_column_count_to_be_between": (1.0, math.inf),
 }
 _UPPER = {
     "expect_column_kl_divergence_to_be_less_than": "threshold",
     "expect_column_value_z_scores_to_be_less_than": "threshold",
     "expect_column_values_to_not_be_outliers": "multiplier",
 }
-# The ways to write it; that a pattern matches everything is not decided in general.
-_ANYTHING = ("", ".*", "^.*", "^", "$", "(?s).*", "(?s)^.*", "(?s).*$", "(?s)^.*$", r"[\s\S]*", r"^[\s\S]*$")
+# Patterns with an anchor at both ends that match everything all the same, and those that match nothing: the usual ways to
+# write it, as neither is decided in general.
+_ANYTHING = ("(?s)^.*$", r"^[\s\S]*$", r"^(.|\n)*$")
+_NOTHING = ("(?!)", r"[^\s\S]", r"[^\S\s]", r"[^\w\W]", r"[^\d\D]", "a^", "$a", "$.", ".^")
+# What looks around may find nothing in one text and something in another.
+_LOOKS = re.compile(r"\(\?(?:[=!(]|<[=!])|\\[bB]")
+_FLAGS = re.compile(r"(?:\(\?[aiLmsux]+\))*")
+_TEXTS = ("ab\ncd", "01", " \t", "\ue000\ue000")
 
 
 def accepts_anything(kind: str, kwargs: dict[str, Any]) -> str:
@@ -97,10 +104,30 @@ def _same_column(kind: str, kwargs: dict[str, Any]) -> str:
 
 
 def _patterns(kind: str, kwargs: dict[str, Any]) -> str:
-    if kind == "expect_column_values_to_match_regex" and kwargs.get("regex") in _ANYTHING:
+    if kind == "expect_column_values_to_match_regex" and _matches_all(kwargs.get("regex")):
         return f"has the regex {kwargs['regex']!r}, which matches every text"
+    if kind == "expect_column_values_to_not_match_regex" and kwargs.get("regex") in _NOTHING:
+        return f"has the regex {kwargs['regex']!r}, which matches no text"
     listed = kwargs.get("regex_list")
-    if kind != "expect_column_values_to_match_regex_list" or not isinstance(listed, list) or not listed:
+    if not isinstance(listed, list) or not listed:
         return ""
+    if kind == "expect_column_values_to_not_match_regex_list" and all(item in _NOTHING for item in listed):
+        return "has a regex_list that matches no text"
     enough = all if kwargs.get("match_on") == "all" else any
-    return "has a regex_list that matches every text" if enough(item in _ANYTHING for item in listed) else ""
+    matching = kind == "expect_column_values_to_match_regex_list" and enough(_matches_all(item) for item in listed)
+    return "has a regex_list that matches every text" if matching else ""
+
+
+def _matches_all(pattern: Any) -> bool:
+    """Whether a search always finds it: where it matches nothing at all at the beginning, or at the end, of a text that is
+    not empty, it does so in every text. What looks at its surroundings is not decided."""
+    if not isinstance(pattern, str) or pattern in _ANYTHING or _LOOKS.search(pattern):
+        return pattern in _ANYTHING
+    flags = _FLAGS.match(pattern)[0]  # type: ignore[index]
+    rest = pattern[len(flags) :]
+    try:
+        empty = [re.compile(f"{flags}(?:{rest}\n)\\A" if "x" in flags else f"{flags}(?:{rest})\\A")]
+        empty.append(re.compile(f"{flags}\\Z(?:{rest}\n)" if "x" in flags else f"{flags}\\Z(?:{rest})"))
+    except re.error:
+        return False
+    return any(all(found.search(text) for text in _TEXTS) for found in empty)

@@ -10,14 +10,19 @@ from typing import Any
 
 from pydantic import Field
 
-from mlops_provider.checks import Frozen, Verdict, merge
-from mlops_provider.exceptions import DataError, RequestError, Transient
+from mlops_provider.checks import Frozen, merge
+from mlops_provider.exceptions import DataError, IntegrityError, RequestError, Transient
 from mlops_provider.steps.data.dataset import Dataset
 from mlops_provider.steps.data.repository import repository
+from mlops_provider.steps.data.validate import ValidateResult
 from mlops_provider.steps.records import DataVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact, Storage, digest
 
+_CHANGED = (
+    "{uri} has changed since it was {when}: what lies there now is something else. Validate it again and version it with that "
+    "verdict; if it is written to all the time, validate and version a copy"
+)
 _PART = r"[A-Za-z0-9][A-Za-z0-9_=-]{0,62}"
 
 
@@ -28,13 +33,14 @@ class DatasetArguments(Frozen):
         or a file that another step recorded.
     :param name: of the dataset; it lies below ``data.dvc.path`` in the data repository. Letters, so that it is no partition.
     :param partition: for one of several parts that are versioned each on its own.
-    :param verdicts: those that must have passed.
+    :param validated: results of its validation, not only their verdicts, as a result says what it is about. They must have
+        passed, and one of them must be about what is versioned.
     """
 
     dataset: str | Artifact
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
     partition: str = Field("", pattern=rf"^({_PART})?$")
-    verdicts: tuple[Verdict, ...] = ()
+    validated: tuple[ValidateResult, ...] = ()
 
 
 class DatasetSnapshot(Frozen):
@@ -53,12 +59,14 @@ def snapshot_dataset(job: Job, arguments: DatasetArguments) -> DatasetSnapshot:
     files of a folder, such as Spark's ``_SUCCESS``, are left out.
 
     :raises Refused: if a verdict did not pass.
+    :raises RequestError: if no result of validation is about it, or some of its rows were put into quarantine.
+    :raises IntegrityError: if it has changed since it was validated or recorded.
     :raises DataError: if there is no such dataset, or it cannot be read to its end.
     :raises AccessDenied: if the repository or the remote does not let us in, which is found out before anything is read.
     :raises Transient: if the repository or the remote cannot be reached, or a disk is full.
     """
-    if arguments.verdicts:
-        merge(f"{job.config.name} {arguments.name}", arguments.verdicts).require()
+    if arguments.validated:
+        merge(f"{job.config.name} {arguments.name}", [result.verdict for result in arguments.validated]).require()
     given = arguments.dataset
     uri = given.uri if isinstance(given, Artifact) else job.deployment.source(given)
     place = repository(job)
@@ -66,6 +74,9 @@ def snapshot_dataset(job: Job, arguments: DatasetArguments) -> DatasetSnapshot:
         place.probe(write=True)
         with tempfile.TemporaryDirectory(prefix="mlops-snapshot-", ignore_cleanup_errors=True) as folder:
             content = _fetched(job.storage, given if isinstance(given, Artifact) else uri, Path(folder))
+            _require_recorded(job.storage, given, content)
+            if arguments.validated:
+                _require_validated(arguments.validated, uri, _hashes(job.storage, uri, content))
             told = _described(content, uri)
             parts = (job.config.data.dvc.path, arguments.name, arguments.partition)
             path = "/".join(filter(None, parts)) + content.suffix
@@ -92,8 +103,9 @@ def _fetched(storage: Storage, given: str | Artifact, folder: Path) -> Path:
     uri = given.uri if isinstance(given, Artifact) else given
     suffix = re.search(r"\.(parquet|csv)$", uri.lower())
     file = folder / f"dataset{suffix[0] if suffix else ''}"
-    fs, path = storage.filesystem(uri)
-    if isinstance(given, Artifact) or fs.isfile(path):
+    with storage.reaching(uri) as (fs, path):
+        single = (isinstance(given, Artifact) and not given.many) or fs.isfile(path)
+    if single:
         if not suffix:
             raise RequestError(f"{uri} is no dataset: name a .parquet or .csv file, or a folder of parquet files")
         _copy(storage, given, uri, file)
@@ -112,11 +124,43 @@ def _fetched(storage: Storage, given: str | Artifact, folder: Path) -> Path:
 
 
 def _copy(storage: Storage, given: str | Artifact, uri: str, file: Path) -> None:
-    if isinstance(given, Artifact):
+    if isinstance(given, Artifact) and not given.many:
         storage.download(given, file)
         return
     with storage.open(uri) as source, file.open("wb") as opened:
         shutil.copyfileobj(source, opened, 1 << 20)
+
+
+def _require_recorded(storage: Storage, given: str | Artifact, copy: Path) -> None:
+    """A folder; a file that was recorded is compared while it is copied."""
+    if isinstance(given, Artifact) and given.many and given.hash not in _hashes(storage, given.uri, copy):
+        raise IntegrityError(_CHANGED.format(uri=given.uri, when="recorded"))
+
+
+def _hashes(storage: Storage, uri: str, copy: Path) -> set[str]:
+    """The hashes that may have been recorded of what was copied: that of the bytes, and what an object store answers."""
+    found = {Dataset(Storage({}), str(copy)).content().hash}
+    return found if storage.is_local(uri) else found | {Dataset(storage, uri).content().hash}
+
+
+def _require_validated(results: tuple[ValidateResult, ...], uri: str, hashes: set[str]) -> None:
+    """A verdict vouches for the rows that it is about, and for no others."""
+    for result in results:
+        if result.accepted and result.dataset and _is(result.dataset, uri, hashes):
+            raise RequestError(
+                f"{uri}: validation put rows of it into quarantine, its verdict is about the others. Hand over the result of "
+                "the validation as dataset: that names the accepted rows, or the whole dataset where no row was put aside"
+            )
+    judged = [artifact for result in results if (artifact := result.passed_on)]
+    if any(_is(artifact, uri, hashes) and artifact.hash not in hashes for artifact in judged):
+        raise IntegrityError(_CHANGED.format(uri=uri, when="validated"))
+    if not any(artifact.hash in hashes for artifact in judged):
+        about = ", ".join(sorted({artifact.uri for artifact in judged})) or "what Spark alone could look at"
+        raise RequestError(f"{uri} was not validated: the verdicts are about {about}. Validate what is to be versioned")
+
+
+def _is(artifact: Artifact, uri: str, hashes: set[str]) -> bool:
+    return artifact.uri == uri or artifact.hash in hashes
 
 
 def _described(content: Path, uri: str) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def evaluate(suite: Suite, dataset: Dataset, key: str | None) -> Judged:
     probes = gx_engine.probes(suite.expectations)
     every = (*suite.expectations, *probes.values())
     key = key if key in frame.columns else None
-    results = _results(gx_engine.loaded(suite, every), frame, key)
+    with gx_engine.parameters_refused(suite):
+        results = _results(gx_engine.loaded(suite, every), frame, key)
     found = {int(result.expectation_config.meta["place"]): _found(result, every, key) for result in results}
     gx_engine.without_rows(found, suite.expectations, probes)
     judged = Judged(suite)

@@ -39,7 +39,11 @@ class Value:
         value = self.value()
         if isinstance(value, float) and math.isnan(value):
             return Found(passed=False)
-        return Found(passed=inside(self.expectation.kwargs, value), observed=value)
+        return Found(passed=inside(self.expectation.kwargs, self.compared(value)), observed=value)
+
+    def compared(self, value: float | int) -> Any:
+        """The number as it meets the bounds."""
+        return value
 
 
 class Extreme(Value):
@@ -47,16 +51,21 @@ class Extreme(Value):
 
     def __init__(self, expectation: Expectation, pick: Callable[[Any], Any]) -> None:
         super().__init__(expectation)
-        self._pick, self._best = pick, math.nan
+        self._pick, self._best, self._single = pick, math.nan, False
 
     def feed(self, batch: Batch) -> None:
         present = batch.columns[self._column].present
+        self._single = batch.columns[self._column].array.type == pa.float32()
         if len(present):
             mine = self._pick(present).item()
             self._best = mine if math.isnan(self._best) else self._pick([self._best, mine]).item()
 
     def value(self) -> float | int:
         return self._best
+
+    def compared(self, value: float | int) -> Any:
+        """Pandas answers in the column's own precision, and numpy rounds a bound to that of what it is compared with."""
+        return np.float32(value) if self._single else value
 
 
 class Moments(Value):

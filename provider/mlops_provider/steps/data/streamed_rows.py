@@ -234,6 +234,7 @@ def translated(pattern: str) -> tuple[str | None, bool]:
     r"""The pattern for RE2 if it is made of nothing but what both engines read alike, and whether only of ASCII text.
 
     Python's ``\d`` and ``\w`` hold the digits and letters of every script; its ``$`` also matches before a last newline.
+    RE2 has limits that Python lacks, such as 1,000 for repetitions within repetitions: what it refuses is left to Python.
     """
     begin, rest = ("^", pattern[1:]) if pattern.startswith("^") else ("", pattern)
     ends = rest.endswith("$") and not rest.endswith("\\$")
@@ -241,7 +242,12 @@ def translated(pattern: str) -> tuple[str | None, bool]:
     if pieces is None or ((begin or ends) and _splits(pieces)):
         return None, False
     middle = "".join(_ASCII.get(piece, piece) for piece in pieces)
-    return begin + middle + ("\\n?\\z" if ends else ""), any(piece in _ASCII for piece in pieces)
+    simple = begin + middle + ("\\n?\\z" if ends else "")
+    try:
+        pc.match_substring_regex(pa.array([""]), simple)
+    except pa.ArrowInvalid:
+        return None, False
+    return simple, any(piece in _ASCII for piece in pieces)
 
 
 def _pieces(text: str) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ from mlops_provider.steps.data.validation_report import write_report
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
+
+log = logging.getLogger("mlops_provider")
 
 
 class ValidateArguments(Frozen):
@@ -44,8 +47,9 @@ class ValidateDatasetArguments(Frozen):
 
 
 class ValidateResult(Frozen):
-    """The verdict on a table: one check per expectation.
+    """The verdict on a dataset: one check per expectation.
 
+    :param dataset: what was judged, with the hash that it had before it was read; None if Spark alone could look at it.
     :param accepted: the rows that go on, where others were put into quarantine; None if all of them do.
     :param quarantined: the rows that do not, with a column that says why.
     :param report: the verdict as a page.
@@ -54,9 +58,15 @@ class ValidateResult(Frozen):
     partition: str
     suite: str
     verdict: Verdict
+    dataset: Artifact | None
     accepted: Artifact | None = None
     quarantined: Artifact | None = None
     report: Artifact | None = None
+
+    @property
+    def passed_on(self) -> Artifact | None:
+        """What the verdict vouches for, if that is known."""
+        return self.accepted or self.dataset
 
 
 @step("validate", arguments=ValidateArguments, result=ValidateResult, sections=("data",), code=True)
@@ -75,7 +85,7 @@ def validate(job: Job, arguments: ValidateArguments) -> ValidateResult:
     privacy.require_named(job, work)
     suite = _of_model(job, arguments.suite)
     found = _judged(job, suite, Dataset.of(job.storage, dataset), arguments.suite, work.partition)
-    return _with_report(job, found, {"data": dataset})
+    return _with_report(job, found, dataset.uri)
 
 
 @step("validate_dataset", arguments=ValidateDatasetArguments, result=ValidateResult, cached=False)
@@ -93,13 +103,12 @@ def validate_dataset(job: Job, arguments: ValidateDatasetArguments) -> ValidateR
         Dataset(job.storage, job.deployment.source(uri)) if isinstance(given, str) else Dataset.of(job.storage, given)
     )
     found = _judged(job, suite, dataset, name, arguments.partition)
-    return _with_report(job, found, {}, {"data": dataset.uri})
+    return _with_report(job, found, dataset.uri)
 
 
-def _with_report(
-    job: Job, found: ValidateResult, data: dict[str, Artifact | None], facts: dict[str, str] | None = None
-) -> ValidateResult:
-    tables = {**data, "accepted rows": found.accepted, "quarantined rows": found.quarantined}
+def _with_report(job: Job, found: ValidateResult, uri: str) -> ValidateResult:
+    tables = {"data": found.dataset, "accepted rows": found.accepted, "quarantined rows": found.quarantined}
+    facts = {} if found.dataset else {"data": uri}
     name, partition = _file_name(found.suite), found.partition or "dataset"
     page = write_report(job, found.verdict, partition=partition, suite=name, data=tables, facts=facts)
     return found.model_copy(update={"report": page})
@@ -116,7 +125,7 @@ def _of_model(job: Job, name: str) -> Suite:
 
 def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str) -> ValidateResult:
     """The verdict under the mode of model.yaml."""
-    data = job.config.data
+    data, content = job.config.data, _content(dataset, job.config.data.validation)
     hidden = frozenset(data.pii)
     subject = " ".join(part for part in (job.config.name, partition, name, "data") if part)
     judged = _engine(data.validation)(suite, dataset, data.key)
@@ -124,13 +133,24 @@ def _judged(job: Job, suite: Suite, dataset: Dataset, name: str, partition: str)
     if data.validation.mode == "warn":
         checks = quarantine.softened(verdict.checks, "mode warn")
         verdict = verdict.model_copy(update={"checks": checks})
-    result = ValidateResult(partition=partition, suite=name, verdict=verdict)
+    result = ValidateResult(partition=partition, suite=name, verdict=verdict, dataset=content)
     broken = quarantine.breakers(judged) if data.validation.mode == "quarantine" else None
     if not broken:
         return result
     place = quarantine.folder(job.under, _file_name(name), partition)
     apart = quarantine.separate(dataset, broken, job.storage, place, data.validation.max_share, hidden)
     return _apart(job, suite, result, apart)
+
+
+def _content(dataset: Dataset, settings: Validation) -> Artifact | None:
+    """Spark reads with its own access, in places and forms that may be closed to us."""
+    try:
+        return dataset.content()
+    except Exception as error:
+        if settings.engine != "spark":
+            raise
+        log.info("%s: only Spark can look at it (%s)", dataset.uri, error)
+        return None
 
 
 def _engine(settings: Validation) -> Callable[[Suite, Dataset, str | None], Judged]:

@@ -118,7 +118,7 @@ def _table(artifact: Artifact) -> str:
 
 
 def _hash(value: str) -> str:
-    return value if value.startswith("etag:") else f"sha256 {value[:12]}"
+    return value if value.startswith(("etag:", "files:")) else f"sha256 {value[:12]}"
 
 
 def checks_table(verdict: Verdict) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import gzip
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_provider.exceptions import DataError, IntegrityError
+from mlops_provider.exceptions import AccessDenied, DataError, IntegrityError, MissingLibraryError, RequestError
 from mlops_provider.steps.data.dataset import Dataset
 from mlops_provider.storage import Storage
 
@@ -205,3 +208,56 @@ def test_hives_default_partition_alone_is_a_column_of_nulls(tmp_path: Path) -> N
     write(tmp_path / "d" / "k=__HIVE_DEFAULT_PARTITION__" / "x.parquet", {"id": [1, 2]})
     assert read(tmp_path / "d") == {"id": [1, 2], "k": [None, None]}
     assert Dataset(Storage(), str(tmp_path / "d")).schema.field("k").type == pa.string()
+
+
+@pytest.mark.parametrize("content", ["Größe,b\n1,2\n".encode("latin-1"), gzip.compress(b"a,b\n1,2\n")])
+def test_a_csv_whose_header_is_no_text_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.csv is no readable CSV file, its header is not UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "said"),
+    [
+        ("foo://x/y.parquet", RequestError, r"foo://x/y\.parquet: nothing opens foo://"),
+        ("s3a://x/y.parquet", RequestError, "write s3:// in place of s3a://"),
+        ("gs://x/y.parquet", MissingLibraryError, r"gs://x/y\.parquet: .*gcsfs"),
+        ("s3://x/y.parquet", AccessDenied, r"s3://x/y\.parquet: .*Check the credentials"),
+    ],
+)
+def test_a_uri_that_cannot_be_opened_is_named(
+    uri: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage = Storage({"s3": {"skip_instance_cache": True}})
+    for look in (lambda: Dataset(storage, uri).parts, lambda: storage.read(uri), lambda: storage.describe(uri)):
+        with pytest.raises(error, match=said):
+            look()
+
+
+def test_what_lies_under_a_uri_is_told_apart_by_content(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d" / "a.parquet").parent
+    write(folder / "b.parquet")
+
+    def found(uri: object) -> str:
+        return Dataset(Storage(), str(uri)).content().hash
+
+    assert found(f"file://{folder}/") == found(folder)
+    assert found(folder / "a.parquet") == found(folder / "b.parquet")
+    before = found(folder)
+    (folder / "_SUCCESS").touch()
+    assert found(folder) == before
+    (folder / "b.parquet").rename(folder / "c.parquet")
+    assert found(folder) != before
+    memory = fsspec.filesystem("memory")
+    for content in (b"one", b"two"):
+        memory.pipe_file("/told/apart.csv", content)
+        assert before != (before := found("memory://told/apart.csv"))
+        assert before == found("memory://told/apart.csv")

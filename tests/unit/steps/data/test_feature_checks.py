@@ -109,8 +109,10 @@ def test_a_future_that_is_not_there_yet_is_added() -> None:
             {"same_in_any_batch", "same_in_any_order", "same_alone"},
         ),
         (lambda r, h, a: r[["x"]].assign(few=float(len(r) == 1)), {"same_alone"}),
+        (lambda r, h, a: r[["x"]].assign(place=r.index.to_numpy() / 2.0), {"same_in_any_batch"}),
+        (lambda r, h, a: r[["x"]].assign(odd=a.index.to_numpy() % 2 == 1), {"same_in_any_batch"}),
     ],
-    ids=["the batch's mean", "ranks", "places", "the row before", "alone"],
+    ids=["the batch's mean", "ranks", "places", "the row before", "alone", "place in the file", "odd places"],
 )
 def test_a_feature_made_of_other_rows_is_found(build: Build, expected: set[str]) -> None:
     assert expected <= problems(checked(build))

@@ -200,6 +200,13 @@ def test_a_dataset_without_rows_is_an_error_whatever_is_asked(tmp_path: Path, it
         verdict(Dataset(Storage(), str(tmp_path / "x.parquet")), item)
 
 
+def test_a_suite_with_parameters_is_refused_unless_the_library_knows_them(people: Dataset) -> None:
+    with pytest.raises(ConfigError, match=r"s\.json needs parameters.* low\. Write the value in place of \$PARAMETER"):
+        verdict(people, expectation("column_values_to_be_between", column="age", min_value={"$PARAMETER": "low"}))
+    known = expectation("table_row_count_to_be_between", min_value={"$PARAMETER": "30 + 10"})
+    assert only(people, known).passed
+
+
 # --- the step ------------------------------------------------------------------------------------------------------
 
 

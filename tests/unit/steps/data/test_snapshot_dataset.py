@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,11 +16,16 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_provider.checks import Check, Verdict
-from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, Refused, RequestError
+from mlops_provider.exceptions import AccessDenied, ConfigError, DataError, IntegrityError, Refused, RequestError
 from mlops_provider.steps.data import repository as repository_module
+from mlops_provider.steps.data import spark_engine
+from mlops_provider.steps.data.dataset import Dataset
+from mlops_provider.steps.data.judge import evaluate
 from mlops_provider.steps.data.repository import repository
 from mlops_provider.steps.data.snapshot_dataset import DatasetSnapshot
+from mlops_provider.steps.data.validate import ValidateResult
 from mlops_provider.steps.records import DataVersion
+from mlops_provider.storage import Artifact, Storage
 from tests.support.tiny import World, call
 
 FRAME = pd.DataFrame({"site": ["a", "b", "c"], "height": [1.0, 2.0, None]})
@@ -45,7 +51,8 @@ def folder(place: Path) -> Path:
 
 
 def versioned(world: World, dataset: Any, **more: Any) -> DataVersion:
-    result: DatasetSnapshot = call(world.job(), "snapshot_dataset", **{"dataset": str(dataset), "name": "sites"} | more)
+    dataset = dataset if isinstance(dataset, Artifact) else str(dataset)
+    result: DatasetSnapshot = call(world.job(), "snapshot_dataset", **{"dataset": dataset, "name": "sites"} | more)
     return result.data
 
 
@@ -221,8 +228,9 @@ def test_what_cannot_be_read_is_named_and_not_versioned(
 def test_a_failed_verdict_and_names_out_of_place_are_refused(empty: World, tmp_path: Path) -> None:
     source = parquet(tmp_path)
     bad = Verdict(subject="sites", checks=(Check(name="rows", passed=False, value=3, threshold=4),))
+    checked = ValidateResult(partition="", suite="s", verdict=bad, dataset=Storage().describe(str(source)))
     with pytest.raises(Refused, match="rows"):
-        versioned(empty, source, verdicts=(bad,))
+        versioned(empty, source, validated=(checked,))
     for given in ({"name": "2024-01"}, {"name": "../a"}, {"partition": "../a"}, {"partition": "a/b"}):
         with pytest.raises(ValidationError):
             versioned(empty, source, **given)
@@ -289,3 +297,119 @@ def test_a_remote_that_moves_moves_the_pointer(empty: World, tmp_path: Path) -> 
     shutil.rmtree(empty.data / "dvc")
     plain(empty, "dvc", "pull", "-q")
     assert (empty.root / "clone" / second.path).read_bytes() == source.read_bytes()
+
+
+# A verdict is about the content that was judged
+
+
+@pytest.fixture
+def judging(empty: World, tmp_path: Path) -> Callable[..., ValidateResult]:
+    """Validates a dataset: the height is at most 5."""
+    high = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "height", "max_value": 5}}
+    suite = tmp_path / "suite.json"
+    suite.write_text(json.dumps({"name": "sites", "expectations": [high]}))
+
+    def judge(dataset: Any, **validation: Any) -> ValidateResult:
+        job = empty.configure(data={"validation": {"max_share": 0.5, **validation}})
+        dataset = dataset if isinstance(dataset, Artifact) else str(dataset)
+        result: ValidateResult = call(job, "validate_dataset", suite=str(suite), dataset=dataset)
+        return result
+
+    return judge
+
+
+def years(place: Path) -> Path:
+    for year in (2023, 2024):
+        part = place / "years" / f"year={year}" / "part-0.parquet"
+        part.parent.mkdir(parents=True)
+        FRAME.to_parquet(part)
+    return place / "years"
+
+
+@pytest.mark.parametrize("make", [csv, years])
+def test_what_was_validated_is_versioned_by_uri_and_by_result(
+    empty: World, judging: Callable[..., ValidateResult], make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    checked = judging(source)
+    assert checked.dataset.uri == str(source)
+    by_uri = versioned(empty, source, validated=(checked,))
+    assert versioned(empty, checked.dataset, validated=(checked,)) == by_uri
+    assert judging(checked.dataset).dataset == checked.dataset
+
+
+@pytest.mark.parametrize("make", [parquet, csv, years])
+def test_what_changed_after_it_was_validated_is_not_versioned(
+    empty: World, judging: Callable[..., ValidateResult], make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    checked = judging(source)
+    if source.suffix == ".csv":
+        source.write_text("site,height\na,99\n")
+    else:
+        FRAME.assign(height=99.0).to_parquet(source if source.is_file() else source / "year=2024" / "part-0.parquet")
+    for dataset in (source, checked.dataset):
+        with pytest.raises(IntegrityError, match=f"{source} has changed"):
+            versioned(empty, dataset, validated=(checked,))
+    with pytest.raises(IntegrityError, match=f"{source} has changed"):
+        judging(checked.dataset)
+    assert repository(empty.job()).refs().tags == {}
+
+
+def test_a_file_that_came_into_a_validated_folder_is_not_versioned(
+    empty: World, judging: Callable[..., ValidateResult], tmp_path: Path
+) -> None:
+    source = years(tmp_path)
+    checked = judging(source)
+    (source / "_SUCCESS").touch()
+    versioned(empty, source, validated=(checked,))
+    FRAME.to_parquet(source / "year=2024" / "part-1.parquet")
+    with pytest.raises(IntegrityError, match=f"{source} has changed since it was validated"):
+        versioned(empty, source, validated=(checked,))
+
+
+def test_a_verdict_on_other_data_vouches_for_nothing(
+    empty: World, judging: Callable[..., ValidateResult], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    checked, other = judging(parquet(tmp_path)), csv(tmp_path / "other")
+    with pytest.raises(RequestError, match=r"other/sites\.csv was not validated: .* about .*sites\.parquet"):
+        versioned(empty, other, validated=(checked,))
+    copy = shutil.copy(tmp_path / "sites.parquet", tmp_path / "copy.parquet")
+    assert versioned(empty, copy, validated=(checked,)).rows == 3
+
+
+@pytest.mark.parametrize("make", [parquet, years])
+def test_rows_in_quarantine_are_not_versioned(
+    empty: World,
+    judging: Callable[..., ValidateResult],
+    make: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "FRAME", FRAME.assign(height=[1.0, 99.0, None]))
+    source = make(tmp_path)
+    checked = judging(source, mode="quarantine")
+    assert checked.verdict.passed
+    assert checked.accepted is not None
+    for dataset in (source, checked.dataset):
+        with pytest.raises(RequestError, match="put rows of it into quarantine.* Hand over the result"):
+            versioned(empty, dataset, validated=(checked,))
+    versioned(empty, source)  # as on a day without any: they lie beside each other
+    found = versioned(empty, checked.accepted, validated=(checked,))
+    assert (found.rows, found.path) == (checked.accepted.rows, "tiny/sites.parquet")
+    again = judging(checked.accepted, mode="quarantine")
+    assert versioned(empty, checked.accepted, validated=(checked, again)) == found
+
+
+def test_what_spark_alone_could_look_at_is_judged_and_vouches_for_nothing(
+    empty: World, judging: Callable[..., ValidateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = parquet(tmp_path)
+    seen = Dataset(Storage(), str(source))
+    monkeypatch.setattr(spark_engine, "evaluate", lambda suite, _, key: evaluate(suite, seen, key))
+    checked = judging("hdfs://elsewhere/sites.csv", engine="spark")
+    assert (checked.verdict.passed, checked.dataset) == (True, None)
+    with pytest.raises(RequestError, match="was not validated: the verdicts are about what Spark alone"):
+        versioned(empty, source, validated=(checked,))
+    assert judging(source, engine="spark").dataset == judging(source).dataset

@@ -110,6 +110,12 @@ def test_an_expectation_that_says_nothing_is_refused(kind: str, kwargs: dict[str
         read({"type": f"expect_{kind}", "kwargs": kwargs})
 
 
+MATCH_ALL = (
+    "a*", "(x|)", "^.{0,}", "$", "^.*", ".*$", "a?", "$|x", "(?i)[a-z]{0,5}", "(?x) a* # none", "a*?", "(?m)a*$", r"\d*\Z",
+    r"^(.|\n)*$",
+)  # fmt: skip
+MATCH_NONE = ("(?!)", r"[^\s\S]", "a^", "$a", "$.", ".^")
+
 NEVER = [
     ("column_values_to_be_between", {"column": "n", "min_value": -math.inf}),
     ("column_mean_to_be_between", {"column": "n", "min_value": -math.inf, "max_value": math.inf}),
@@ -127,6 +133,10 @@ NEVER = [
     ("multicolumn_values_to_be_equal", {"column_list": ["n", "n"]}),
     ("column_values_to_match_regex", {"column": "t", "regex": ".*"}),
     ("column_values_to_match_regex", {"column": "t", "regex": "(?s).*"}),
+    *(("column_values_to_match_regex", {"column": "t", "regex": regex}) for regex in MATCH_ALL),
+    *(("column_values_to_not_match_regex", {"column": "t", "regex": regex}) for regex in MATCH_NONE),
+    ("column_values_to_not_match_regex_list", {"column": "t", "regex_list": list(MATCH_NONE)}),
+    ("table_column_count_to_be_between", {"min_value": 1}),
     ("column_values_to_match_regex_list", {"column": "t", "regex_list": ["x", ""]}),
     ("column_values_to_match_regex_list", {"column": "t", "regex_list": ["^", ""], "match_on": "all"}),
 ]
@@ -136,6 +146,14 @@ NEVER = [
 def test_an_expectation_that_can_never_fail_is_refused(kind: str, kwargs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"expectation 1 \(expect_{kind}\) .*: it would accept anything"):
         read({"type": f"expect_{kind}", "kwargs": kwargs})
+
+
+@pytest.mark.parametrize(
+    "regex", ["^$", "^a*$", "^.{0,100}$", "^.*$", "(?m)^$", "(?!a)", "^(?!test_)", r"\b", "^(?=.*x)", r"^\w*\Z", "x|^$", "a*b", "["]
+)  # fmt: skip
+def test_a_pattern_that_some_text_lacks_is_none_of_them(regex: str) -> None:
+    (found,) = read({"type": "expect_column_values_to_match_regex", "kwargs": {"column": "t", "regex": regex}})
+    assert found.kwargs["regex"] == regex
 
 
 @pytest.mark.parametrize("letters", [["a", "zz", "{", "\n", ""], ["", "", "", "", "x\ny"]])
