@@ -62,10 +62,6 @@ class Loops:
                 done += 1
             except ConflictError as error:
                 log.error("%s: waits: %s", work.partition, error)
-            except (DataError, Refused) as error:
-                done += 1
-                log.error("%s: refused: %s", work.partition, error)
-                self._run("refuse_data", work.partition, work=work, reason=str(error))
         return bool(done)
 
     def cm(self) -> bool:
@@ -121,8 +117,17 @@ class Loops:
         return bool(verdict.passed)
 
     def _judge(self, work: DataWork) -> None:
-        raw = self._run("validate", work.partition, work=work, suite="raw")
-        raw.verdict.require()
+        raw = None
+        try:
+            raw = self._run("validate", work.partition, work=work, suite="raw")
+            raw.verdict.require()
+            self._let_in(work, raw)
+        except (DataError, Refused) as error:
+            log.error("%s: refused: %s", work.partition, error)
+            by_code = raw is not None and raw.verdict.passed
+            self._run("refuse_data", work.partition, work=work, reason=str(error), by_code=by_code)
+
+    def _let_in(self, work: DataWork, raw: Any) -> None:
         built = self._run("build_features", work.partition, work=work, accepted=raw.accepted)
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
         features.verdict.require()

@@ -21,6 +21,7 @@ from mlops_provider.partitions import SLACK, is_partition, parse_duration, shift
 from mlops_provider.sections import PAST, Data
 from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
+from mlops_provider.steps.data.standard import stands
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataWork,
@@ -159,11 +160,12 @@ class State:
 
     def refused(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was refused."""
-        return self.judged(work) and work.partition not in self.accepted
+        return self.verdict_on(work) is not None and work.partition not in self.accepted
 
     def judged(self, work: DataWork) -> bool:
-        """Whether the partition, as it lies there now, was accepted or refused."""
-        return self.verdict_on(work) is not None
+        """Whether the partition, as it lies there now, was accepted, or refused by what would judge it now."""
+        record = self.verdict_on(work)
+        return record is not None and stands(self.job, record)
 
     def verdict_on(self, work: DataWork) -> Record | None:
         """The record that accepted or refused the partition as it lies there now; None if it was not judged yet."""
