@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -38,6 +37,9 @@ from mlops_provider.steps.training.split import save_split
 from mlops_provider.storage import Artifact
 
 log = logging.getLogger("mlops_provider")
+
+# Stands for the partition in the URI of a source; a private letter, which is in nobody's folders.
+_BLANK = "\ue000"
 
 
 class MonitorWork(Frozen):
@@ -227,11 +229,8 @@ class State:
         return self.job.storage.describe(self.job.deployment.source(source, partition))
 
     def _delivered(self, source: str) -> list[str]:
-        uri = self.job.deployment.source(source, "{partition}")
-        pattern = re.escape(uri.rsplit("://", 1)[-1].lstrip("/")).replace(re.escape("{partition}"), "([^/]+)")
-        found = self.job.storage.glob(uri.replace("{partition}", "*"))
-        names = {m[1] for path in found if (m := re.search(f"{pattern}$", path))}
-        return sorted(name for name in names if is_partition(name, self.data.partition))
+        names = self.job.storage.filled(self.job.deployment.source(source, _BLANK), _BLANK)
+        return [name for name in names if is_partition(name, self.data.partition)]
 
 
 def ci(job: Job, *, partition: str | None = None, ref: str | None = None) -> list[DataWork]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def test_a_refused_partition_is_judged_again_when_it_is_delivered_anew(delivered
     delivered.deliver(DAYS[1])
     delivered.loops().ci()
     assert list(State(delivered.job()).accepted) == list(DAYS[:3])
+
+
+@pytest.mark.parametrize("root", ["data[1]", "d*", "{partition}"])
+def test_partitions_are_found_under_any_root(delivered: World, tmp_path: Path, root: str) -> None:
+    (tmp_path / root).symlink_to(delivered.data)
+    job = delivered.job(data_root=str(tmp_path / root))
+    assert [work.problem for work in plan.ci(job)] == ["", "", ""]
 
 
 def expect(world: World, suite: str, kind: str, **kwargs: object) -> None:
