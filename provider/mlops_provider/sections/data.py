@@ -25,7 +25,7 @@ class Label(Section):
 
     source: str
     column: str
-    positive_above: float
+    positive_above: float = Field(allow_inf_nan=False)
     delay: Duration
 
 

@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from mlops_provider.sections.base import Function, Metric, Section, Share, Span
+from mlops_provider.sections.lightgbm import amiss
 
 
 class Features(Section):
@@ -96,7 +97,7 @@ class Training(Section):
     params: dict[str, int | float | bool | str] = {}
     rounds: int = Field(100, ge=1, le=100_000)
     window: Window = Window()
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)
     resources: Resources = Resources()
     run_on: Literal["worker"] = "worker"
 
@@ -111,6 +112,8 @@ class Training(Section):
                 raise ValueError(f"params must not set {', '.join(taken)}: {why}")
         if unknown := sorted(set(self.params) - set(_PARAMS.split())):
             raise ValueError(f"params: {', '.join(unknown)}: not among LightGBM's parameters for training: {_PARAMS}")
+        if wrong := amiss(self.params):
+            raise ValueError(f"params: {'; '.join(wrong)}")
         return self
 
 
@@ -162,7 +165,7 @@ class Gates(Section):
     """
 
     thresholds: dict[Metric, Bounds] = Field(min_length=1)
-    min_gain: float = Field(0.0, ge=0)
+    min_gain: float = Field(0.0, ge=0, allow_inf_nan=False)
     parity: float = Field(1e-6, gt=0, le=1e-3)
 
 
@@ -181,7 +184,7 @@ class Scoring(Section):
 class Drift(Section):
     """Input drift against the champion's training data (Evidently)."""
 
-    threshold: float = Field(0.1, gt=0)
+    threshold: float = Field(0.1, gt=0, allow_inf_nan=False)
     share: Share = 0.5
     sample: int = Field(10_000, gt=1_000)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError
+from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
@@ -133,7 +133,12 @@ def _fitted(job: Job, features: np.ndarray[Any, Any], labels: np.ndarray[Any, An
     }
     names = list(job.config.features.columns)
     dataset = lightgbm.Dataset(features, label=labels, feature_name=names, free_raw_data=True)
-    booster = lightgbm.train(settings, dataset, num_boost_round=training.rounds, callbacks=[_progress(training.rounds)])
+    callbacks = [_progress(training.rounds)]
+    try:
+        booster = lightgbm.train(settings, dataset, num_boost_round=training.rounds, callbacks=callbacks)
+    except lightgbm.basic.LightGBMError as error:
+        where = f"{job.config.name}: model.yaml: training.params {training.params}"
+        raise ConfigError(f"{where}: LightGBM does not train with them: {error}") from error
     return str(booster.model_to_string())
 
 
