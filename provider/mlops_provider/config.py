@@ -190,12 +190,12 @@ def _validated(values: dict[str, Any], sources: modelyaml.Sources, path: Path) -
         raise ConfigError(f"{path}: cannot be used: {type(error).__name__}: {error}") from error
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """The name of a model that came from outside.
 
     :raises RequestError: if it is not a valid name, before it touches a path.
     """
-    if not re.fullmatch(NAME, name):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise RequestError(f"{name!r} is no name of a model: expected lower-case letters, digits and _ ({NAME})")
     return name
 
