@@ -73,6 +73,13 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("data", {"source": "tiny/inputs.parquet"}, "data", "source must hold {partition}"),
         ("data", {"columns": ["id", "a"]}, "data", "columns must name 'at'"),
         ("data", {"columns": ["id", "at", "outcome"]}, "data", "columns must not name the label 'outcome'"),
+        ("data", {"columns": ["id", "at", "a", "a"]}, "data", "columns names a more than once"),
+        ("data", {"event_time": "id"}, "data", "key and event_time must be two columns, both are 'id'"),
+        ("data", {"label": {"column": "id"}}, "data", "label.column must not be the key 'id'"),
+        ("data", {"label": {"source": "tiny/{partition}/inputs.parquet"}}, "data", "label.source must not be source"),
+        ("data", {"source": "tiny/{partition}/{x}.parquet"}, "data", "source must not hold { }: it names one file"),
+        ("data", {"source": "tiny/{partition}/*.parquet"}, "data", "source must not hold *: it names one file"),
+        ("data", {"history": {"sites": "sites[1].parquet"}}, "data", "history.sites.source must not hold [ ]"),
         ("data", {"lead": "1y"}, "data.lead", "such as '2h'"),
         ("data", {"label": {"delay": "soon"}}, "data.label.delay", "such as '2h'"),
         ("data", {"label": {"source": "labels.parquet"}}, "data", "label.source must hold {partition}"),
@@ -436,3 +443,21 @@ def test_every_parameter_of_lightgbm_that_may_be_set_has_a_range_or_is_a_switch(
 def test_values_that_lightgbm_takes_are_kept_as_they_are(tmp_path: Path, params: dict[str, Any]) -> None:
     found = load(write_model(tmp_path, training={"params": params})).training.params
     assert {name: found[name] for name in params} == params
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"gates": {"thresholds": {"auc": {"min": 5}}}},
+            "gates.thresholds.auc.min (5) is more than it can be: 1 at most",
+        ),
+        ({"gates": {"thresholds": {"brier": {"max": -1}}}}, "gates.thresholds.brier.max (-1) is less than it can be"),
+        (
+            {"monitoring": {"quality": {"thresholds": {"log_loss": {"max": -0.1}}}}},
+            "monitoring.quality.thresholds.log_loss.max (-0.1) is less than it can be: 0 at least",
+        ),
+    ],
+)
+def test_a_limit_that_nothing_can_keep_is_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    assert expected in told(write_model(tmp_path, **change))
