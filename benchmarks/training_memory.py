@@ -83,7 +83,7 @@ def trained(root: Path, memory: str, features: int) -> dict[str, Any]:
     """Trains by the step itself."""
     from mlops_provider.deployment import Deployment
     from mlops_provider.modelcode import pack
-    from mlops_provider.steps.records import FeatureVersion, DataWork, Split
+    from mlops_provider.steps.records import DataWork, FeatureVersion, Split
     from mlops_provider.steps.step import Job
     from mlops_provider.steps.training.split import save_split
     from mlops_provider.steps.training.train import TrainArguments, train

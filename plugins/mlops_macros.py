@@ -12,13 +12,31 @@ from airflow.plugins_manager import AirflowPlugin
 
 
 def champion(model: str) -> int | None:
-    """The version that is champion of a model now, None if there is none."""
+    """The version that is champion of a model now, None if the model has none yet.
+
+    :raises RequestError: if there is no such model.
+    """
     from mlops_provider.config import check_name
     from mlops_provider.ledger import champion as of
     from mlops_provider.operators.base import local_deployment
 
-    record = of(local_deployment().ledger(check_name(model)).records())
+    records = local_deployment().ledger(check_name(model)).records()
+    if not records:
+        _require_known(model)
+    record = of(records)
     return record.version if record else None
+
+
+def _require_known(model: str) -> None:
+    """A name that is misspelt must not read as a model without a champion."""
+    from mlops_provider.config import discover
+    from mlops_provider.dagfile import include_of
+    from mlops_provider.exceptions import RequestError
+
+    include = include_of(__file__)
+    known = [folder.name for folder in discover(include)]
+    if model not in known:
+        raise RequestError(f"there is no model {model!r}: {include}/models holds {', '.join(known) or 'none'}")
 
 
 def partition_before(partition: str, frequency: str = "monthly") -> str:

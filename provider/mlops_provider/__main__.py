@@ -16,7 +16,7 @@ from typing import Any
 
 from mlops_provider import __version__, config, report
 from mlops_provider.deployment import Deployment, from_environment
-from mlops_provider.exceptions import ConfigError, MlopsError, RequestError
+from mlops_provider.exceptions import ConfigError, DataError, MlopsError, RequestError
 from mlops_provider.modelcode import pack
 from mlops_provider.steps import step
 from mlops_provider.steps.step import Job, Outcome, Request
@@ -141,10 +141,8 @@ def _garbage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: Any) -> int:
-    storage = Storage()
-    text = sys.stdin.read() if options.request == "-" else storage.read(options.request).decode()
     try:
-        given = json.loads(text)
+        given = json.loads(_asked(options.request))
         if not isinstance(given, dict):
             raise ValueError(f"expected an object with code, deployment and arguments, found {type(given).__name__}")
         request = Request.model_validate({"step": options.step, **given})
@@ -160,19 +158,31 @@ def _run(options: Any) -> int:
     return 0
 
 
+def _asked(place: str) -> str | bytes:
+    try:
+        return sys.stdin.read() if place == "-" else Storage().read(place)
+    except (DataError, IsADirectoryError) as error:
+        raise RequestError(f"--request: {error}") from error
+
+
 def _lap(options: Any) -> int:
     config.check_name(options.model)
     config.check_environment(options.environment)
     root = Path(options.root).resolve()
+    if odd := sorted({letter for letter in "%?" if letter in str(root)}):
+        raise RequestError(f"{root}: MLflow cannot keep its files under {' '.join(odd)}; give --root another folder")
     with _locked(root):
         return _replayed(root, options)
 
 
 def _replayed(root: Path, options: Any) -> int:
-    from mlops_provider.loops import Loops, replay
+    from mlops_provider.loops import Loops, replay, require_replay
 
     began = time.monotonic()
-    deployment = _prepared(root, options)
+    deployment = _lap_of(root, options)
+    # What an earlier lap left is worth more than a lap that cannot begin.
+    require_replay(_job(options, deployment))
+    _forget(root, options)
     job = _job(options, deployment)
     quiet = options.json
 
@@ -191,14 +201,18 @@ def _replayed(root: Path, options: Any) -> int:
     return 1 if faults else 0
 
 
-def _prepared(root: Path, options: Any) -> Deployment:
-    """The lap's own deployment. What an earlier lap decided is forgotten; what it computed may be reused."""
+def _forget(root: Path, options: Any) -> None:
+    """What an earlier lap decided is forgotten; what it computed may be reused."""
     gone = ("artifacts", "data/repository.git", "data/dvc", "mlflow.db") if options.force else ()
     decided = [f"artifacts/{room}/{options.model}" for room in ("ledger", "monitoring")]
     manifests = root.glob(f"artifacts/predictions/{options.model}/*/_manifest.json")
     for path in (*(root / name for name in (*gone, *decided)), *manifests):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     _bare_repository(root / "data" / "repository.git")
+
+
+def _lap_of(root: Path, options: Any) -> Deployment:
+    """The lap's own deployment."""
     return Deployment(
         artifact_root=str(root / "artifacts"),
         data_root=str(root / "data"),

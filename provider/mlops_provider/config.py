@@ -6,6 +6,7 @@ of another model.yaml under a name of its own. Overlays and bases are merged key
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from mlops_provider.partitions import LENGTHS, parse_duration
 from mlops_provider.sections import (
     ENVIRONMENT,
     NAME,
+    Bounds,
     Data,
     Evaluation,
     Features,
@@ -69,6 +71,9 @@ class ModelConfig(Section):
             asked |= gate.thresholds
         if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
+        for place, limits in (("gates", self.gates), ("monitoring.quality", self.monitoring.quality)):
+            for metric, bounds in limits.thresholds.items():
+                _reachable(f"{place}.thresholds.{metric}", bounds, _METRICS[metric])
         blocks = LENGTHS[self.data.partition] / parse_duration(self.evaluation.block)
         if blocks < self.evaluation.minimum_blocks:
             raise ValueError(
@@ -95,6 +100,18 @@ class ModelConfig(Section):
     def sections(self, *names: str) -> dict[str, Any]:
         """The named sections as JSON, for fingerprints."""
         return {name: self.model_dump(mode="json")[name] for name in names}
+
+
+# What a metric can be; log loss has no upper end.
+_METRICS: dict[str, tuple[float, float]] = {"auc": (0, 1), "log_loss": (0, math.inf), "brier": (0, 1)}
+
+
+def _reachable(place: str, bounds: Bounds, values: tuple[float, float]) -> None:
+    """Refuses limits that nothing can keep: with them every candidate would be refused, every partition a loss."""
+    if bounds.min is not None and bounds.min > values[1]:
+        raise ValueError(f"{place}.min ({bounds.min:g}) is more than it can be: {values[1]:g} at most")
+    if bounds.max is not None and bounds.max < values[0]:
+        raise ValueError(f"{place}.max ({bounds.max:g}) is less than it can be: {values[0]:g} at least")
 
 
 def load(directory: str | Path, environment: str = "") -> ModelConfig:
@@ -215,12 +232,12 @@ def _validated(values: dict[str, Any], sources: modelyaml.Sources, path: Path) -
         raise ConfigError(f"{path}: cannot be used: {type(error).__name__}: {error}") from error
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """The name of a model that came from outside.
 
     :raises RequestError: if it is not a valid name, before it touches a path.
     """
-    if not re.fullmatch(NAME, name):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise RequestError(f"{name!r} is no name of a model: expected lower-case letters, digits and _ ({NAME})")
     return name
 

@@ -62,10 +62,6 @@ class Loops:
                 done += 1
             except ConflictError as error:
                 log.error("%s: waits: %s", work.partition, error)
-            except (DataError, Refused) as error:
-                done += 1
-                log.error("%s: refused: %s", work.partition, error)
-                self._run("refuse_data", work.partition, work=work, reason=str(error))
         return bool(done)
 
     def cm(self) -> bool:
@@ -133,8 +129,17 @@ class Loops:
         return bool(verdict.passed)
 
     def _judge(self, work: DataWork) -> None:
-        raw = self._run("validate", work.partition, work=work, suite="raw")
-        raw.verdict.require()
+        raw = None
+        try:
+            raw = self._run("validate", work.partition, work=work, suite="raw")
+            raw.verdict.require()
+            self._let_in(work, raw)
+        except (DataError, Refused) as error:
+            log.error("%s: refused: %s", work.partition, error)
+            by_code = raw is not None and raw.verdict.passed
+            self._run("refuse_data", work.partition, work=work, reason=str(error), by_code=by_code)
+
+    def _let_in(self, work: DataWork, raw: Any) -> None:
         built = self._run("build_features", work.partition, work=work, accepted=raw.accepted)
         features = self._run("validate", work.partition, work=work, suite="features", dataset=built.table)
         features.verdict.require()
@@ -158,23 +163,40 @@ def known_drift(job: Job, partition: str) -> Any:
     return job.storage.read_json(uri) if job.storage.exists(uri) else None
 
 
+def require_replay(job: Job) -> None:
+    """Looks whether a replay could begin: there is something to replay, and the model's code can be imported.
+
+    :raises ConfigError: if not.
+    """
+    data = job.config.data
+    for reference in (job.config.features.build, *((data.replay, _partitions_of(data.replay)) if data.replay else ())):
+        job.model.function(reference)
+    for suite in (data.suites.raw, data.suites.features):
+        job.model.read(suite)
+    if data.replay is None and not plan.State(job).labelled:
+        raise ConfigError(
+            f"{job.config.name}: data.replay is not set and no labelled partition lies under {job.deployment.data_root}"
+        )
+
+
+def _partitions_of(reference: str) -> str:
+    return f"{reference.split(':')[0]}:partitions"
+
+
 def replay(job: Job, loops: Loops, data_root: str) -> Iterator[str]:
     """Delivers each partition as it came in life (inputs first, labels later) and runs the loops after each delivery.
 
     Without a `data.replay` function the partitions must lie there already; then one pass runs over all of them.
 
-    :raises ConfigError: if there is nothing to replay.
+    :raises ConfigError: if there is nothing to replay, or the model's code cannot be imported.
     """
+    require_replay(job)
     reference = job.config.data.replay
     if reference is None:
-        if not plan.State(job).labelled:
-            raise ConfigError(
-                f"{job.config.name}: data.replay is not set and no labelled partition lies under {data_root}"
-            )
         loops.drain()
         return
     deliver = job.model.function(reference)
-    for partition in job.model.function(f"{reference.split(':')[0]}:partitions")():
+    for partition in job.model.function(_partitions_of(reference))():
         for what in ("inputs", "labels"):
             deliver(data_root, partition, what)
             loops.drain()

@@ -41,10 +41,12 @@ def parse_duration(text: str) -> dt.timedelta:
 def start(partition: str, frequency: str) -> dt.datetime:
     """First moment of a partition, UTC.
 
-    :raises RequestError: if the partition's name does not fit the frequency.
+    :raises RequestError: if the partition's name does not fit the frequency, or there is no such frequency.
     """
+    if frequency not in FORMATS:
+        raise RequestError(f"{frequency!r} is no frequency of partitions, expected one of {', '.join(FORMATS)}")
     try:
-        if re.fullmatch(PATTERNS[frequency], partition):
+        if isinstance(partition, str) and re.fullmatch(PATTERNS[frequency], partition):
             return dt.datetime.strptime(partition, FORMATS[frequency]).replace(tzinfo=dt.UTC)
     except ValueError:
         pass
@@ -66,14 +68,21 @@ def is_partition(name: str, frequency: str) -> bool:
 
 
 def shift(partition: str, frequency: str, by: int) -> str:
-    """The partition that many places later (or, if negative, before)."""
+    """The partition that many places later (or, if negative, before).
+
+    :raises RequestError: if there is none: years have four digits.
+    """
     moment = start(partition, frequency)
-    if frequency == "monthly":
-        months = moment.year * 12 + moment.month - 1 + by
-        moment = moment.replace(year=months // 12, month=months % 12 + 1)
-    else:
-        moment += by * dt.timedelta(**{"daily": {"days": 1}, "hourly": {"hours": 1}}[frequency])
-    return moment.strftime(FORMATS[frequency])
+    try:
+        if frequency == "monthly":
+            months = moment.year * 12 + moment.month - 1 + by
+            moment = moment.replace(year=months // 12, month=months % 12 + 1)
+        else:
+            moment += by * dt.timedelta(**{"daily": {"days": 1}, "hourly": {"hours": 1}}[frequency])
+    except (ValueError, OverflowError) as error:
+        raise RequestError(f"there is no partition {abs(by)} {'after' if by > 0 else 'before'} {partition}") from error
+    # strftime writes the year 999 with three digits.
+    return moment.strftime(FORMATS[frequency]).zfill(len(partition))
 
 
 def _example(frequency: str) -> str:

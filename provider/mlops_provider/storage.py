@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -147,10 +148,17 @@ class Storage:
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
-    def glob(self, uri: str) -> list[str]:
-        """Paths, in the notation of the file system, that fit a URI with ``*`` in it, sorted."""
+    def filled(self, uri: str, blank: str) -> list[str]:
+        """What stands in the place of a blank in the URIs of files and folders that are there, sorted.
+
+        Nothing else in the URI is a pattern: folders may be called ``a[1]`` or ``b*``.
+        """
         fs, path = self.filesystem(uri)
-        return sorted(str(found) for found in fs.glob(path))
+        first, *rest = (re.escape(part) for part in path.split(blank))
+        pattern = re.compile(first + "([^/]+)" + r"\1".join(rest))
+        folder = path.partition(blank)[0].rpartition("/")[0]
+        below = fs.find(folder, maxdepth=path.count("/") - folder.count("/"), withdirs=True)
+        return sorted({match[1] for found in below if (match := pattern.fullmatch(found.rstrip("/")))})
 
     def create(self, uri: str, content: bytes) -> bool:
         """Creates the file with this content if there is none: False if there was one, whoever wrote it.

@@ -503,6 +503,7 @@ def rendered(house: House, template: str) -> Any:
 
 
 def test_the_champion_macro_reads_the_ledger_when_the_task_runs(house: House) -> None:
+    write_model(house.include, name="flight_delays")
     template = '{{ macros.mlops.champion("flight_delays") }}'
     assert rendered(house, template) == "said: None"
     champion_record(house, 4)
@@ -518,8 +519,20 @@ def test_the_partition_macros_reckon(house: House) -> None:
     assert rendered(house, template) == "said: 2012-12 2014-01 2016-02-29"
 
 
-@pytest.mark.parametrize("model", ["../../etc", "flight delays", ""])
-def test_the_champion_macro_refuses_an_odd_name(house: House, model: str) -> None:
+def test_the_champion_macro_refuses_a_model_that_is_not_there(house: House) -> None:
+    from mlops_provider.exceptions import RequestError
+    from plugins.mlops_macros import champion
+
+    write_model(house.include, name="flight_delays")
+    with (
+        house.lived_in(),
+        pytest.raises(RequestError, match=r"no model 'flight_delay': .*/models holds .*flight_delays"),
+    ):
+        champion("flight_delay")
+
+
+@pytest.mark.parametrize("model", ["../../etc", "flight delays", "", None])
+def test_the_champion_macro_refuses_an_odd_name(house: House, model: Any) -> None:
     from mlops_provider.exceptions import RequestError
     from plugins.mlops_macros import champion
 

@@ -18,6 +18,8 @@ from mlops_provider.checks import Check, Verdict
 from tests.support.tiny import DAYS, World, call, request, write_model
 
 DAY = DAYS[0]
+_FACTS = {"kind": "data", "partition": DAY, "outcome": "refused", "reason": "old", "facts": {"identity": "x"}}
+RECORD = json.dumps({"number": 1, "previous": "", "actor": "test", "at": "2024-01-01T00:00:00Z", **_FACTS})
 
 
 @dataclass
@@ -109,6 +111,14 @@ def test_run_refuses_what_is_no_request(mlops: Terminal, tmp_path: Path, text: s
     done = mlops("run", "train", "--request", tmp_path / "request.json")
     assert done.status == 2
     assert "request.json" in done.err
+
+
+def test_run_refuses_bytes_that_are_no_text_and_a_file_that_is_not_there(mlops: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_bytes(b'{"a": "\xff\xfe"}')
+    for name in ("request.json", "absent.json", ""):
+        done = mlops("run", "train", "--request", tmp_path / name, "--json")
+        assert (done.status, done.json["error"]) == (2, "RequestError")
+        assert name in done.err
 
 
 def test_run_refuses_an_unknown_step(mlops: Terminal, asked: Path) -> None:
@@ -235,6 +245,40 @@ def test_a_forced_lap_leaves_delivered_data_alone(mlops: Terminal, tmp_path: Pat
     delivered.write_bytes(b"delivered")
     mlops(*command, "--force")
     assert delivered.read_bytes() == b"delivered"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"training": {"rounds": 0}}, "training.rounds"),
+        ({"data": {"replay": "feed.py:absent"}}, "feed.py has no function absent()"),
+        ({"data": {"replay": None}}, "no labelled partition"),
+        ({"data": {"suites": {"raw": "absent.json"}}}, "there is no absent.json"),
+        ({"features": {"build": "absent.py:build"}}, "there is no absent.py"),
+    ],
+)
+def test_a_lap_that_cannot_begin_deletes_nothing(
+    mlops: Terminal, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    root = tmp_path / "lap"
+    write_model(tmp_path / "include", **change)
+    kept = [root / place for place in (".mlops-lap", "artifacts/ledger/tiny/00000001.json", "mlflow.db")]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(RECORD if file.suffix == ".json" else "")
+    done = mlops("lap", "--model", "tiny", "--include", tmp_path / "include", "--root", root, "--force")
+    assert done.status == 2
+    assert expected in done.err
+    assert all(file.exists() for file in kept)
+
+
+@pytest.mark.parametrize("name", ["lap?y", "y%20z"])
+def test_a_lap_refuses_a_folder_that_mlflow_would_misread(mlops: Terminal, tmp_path: Path, name: str) -> None:
+    write_model(tmp_path / "include")
+    done = mlops("lap", "--model", "tiny", "--include", tmp_path / "include", "--root", tmp_path / name)
+    assert done.status == 2
+    assert "give --root another folder" in done.err
+    assert not (tmp_path / name).exists()
 
 
 def test_a_lap_of_an_unknown_model_names_its_file(mlops: Terminal, tmp_path: Path) -> None:

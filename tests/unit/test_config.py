@@ -12,6 +12,7 @@ import yaml
 from mlops_provider import config
 from mlops_provider.config import ModelConfig, load, load_all, schema
 from mlops_provider.exceptions import ConfigError, RequestError
+from mlops_provider.sections.lightgbm import RANGES
 from tests.support.tiny import values, write_model
 
 
@@ -37,6 +38,29 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("training", {"seed": True}, "training.seed", "must be a number"),
         ("gates", {"min_gain": "0.1"}, "gates.min_gain", "must be a number"),
         ("training", {"rounds": 0}, "training.rounds", "greater than or equal to 1"),
+        ("training", {"seed": -1}, "training.seed", "greater than or equal to 0"),
+        ("training", {"seed": 2**40}, "training.seed", "less than or equal to 2147483647"),
+        ("training", {"params": {"learning_rate": -1}}, "training", "learning_rate must be a number above 0, found -1"),
+        (
+            "training",
+            {"params": {"lambda_l1": float("inf")}},
+            "training",
+            "lambda_l1 must be a number from 0, found inf",
+        ),
+        (
+            "training",
+            {"params": {"num_leaves": "many"}},
+            "training",
+            "a whole number from 2 up to 131072, found 'many'",
+        ),
+        ("training", {"params": {"num_leaves": 31.5}}, "training", "num_leaves must be a whole number"),
+        ("training", {"params": {"num_leaves": True}}, "training", "num_leaves must be a whole number"),
+        ("training", {"params": {"bagging_fraction": 5}}, "training", "a number above 0 up to 1, found 5"),
+        ("training", {"params": {"extra_trees": 1}}, "training", "extra_trees must be true or false, found 1"),
+        ("data", {"label": {"positive_above": float("nan")}}, "data.label.positive_above", "finite number"),
+        ("data", {"label": {"positive_above": float("inf")}}, "data.label.positive_above", "finite number"),
+        ("gates", {"min_gain": float("inf")}, "gates.min_gain", "finite number"),
+        ("monitoring", {"drift": {"threshold": float("inf")}}, "monitoring.drift.threshold", "finite number"),
         ("training", {"engine": "xgboost"}, "training.engine", "'lightgbm'"),
         ("training", {"resources": {"cpu": 0}}, "training.resources.cpu", "greater than or equal to 1"),
         ("training", {"params": {"objective": "regression"}}, "training", "must not set objective"),
@@ -84,6 +108,13 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("data", {"source": "tiny/inputs.parquet"}, "data", "source must hold {partition}"),
         ("data", {"columns": ["id", "a"]}, "data", "columns must name 'at'"),
         ("data", {"columns": ["id", "at", "outcome"]}, "data", "columns must not name the label 'outcome'"),
+        ("data", {"columns": ["id", "at", "a", "a"]}, "data", "columns names a more than once"),
+        ("data", {"event_time": "id"}, "data", "key and event_time must be two columns, both are 'id'"),
+        ("data", {"label": {"column": "id"}}, "data", "label.column must not be the key 'id'"),
+        ("data", {"label": {"source": "tiny/{partition}/inputs.parquet"}}, "data", "label.source must not be source"),
+        ("data", {"source": "tiny/{partition}/{x}.parquet"}, "data", "source must not hold { }: it names one file"),
+        ("data", {"source": "tiny/{partition}/*.parquet"}, "data", "source must not hold *: it names one file"),
+        ("data", {"history": {"sites": "sites[1].parquet"}}, "data", "history.sites.source must not hold [ ]"),
         ("data", {"lead": "1y"}, "data.lead", "such as '2h'"),
         ("data", {"label": {"delay": "soon"}}, "data.label.delay", "such as '2h'"),
         ("data", {"label": {"source": "labels.parquet"}}, "data", "label.source must hold {partition}"),
@@ -120,7 +151,7 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("evaluation", {"metrics": ["brier"]}, "evaluation", "must name the primary metric 'auc'"),
         ("evaluation", {"cut": 1}, "evaluation.cut", "less than 1"),
         ("gates", {"thresholds": {"auc": {"min": None}}}, "gates.thresholds.auc", "give min, max or both"),
-        ("gates", {"min_gain": float("nan")}, "gates.min_gain", "greater than or equal to 0"),
+        ("gates", {"min_gain": float("nan")}, "gates.min_gain", "finite number"),
         ("gates", {"parity": 0.1}, "gates.parity", "less than or equal to 0.001"),
         ("monitoring", {"schedule": "daily at six"}, "monitoring", "expected five fields"),
         ("monitoring", {"drift": {"share": 2}}, "monitoring.drift.share", "less than or equal to 1"),
@@ -470,3 +501,43 @@ def test_an_editor_with_the_schema_sees_what_is_wrong(content: dict[str, Any], f
 def test_impossible_limits_of_changes_are_refused(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.changes\.{place}: "):
         load(write_model(tmp_path, data={"changes": changes}))
+
+
+def test_every_parameter_of_lightgbm_that_may_be_set_has_a_range_or_is_a_switch() -> None:
+    from mlops_provider.sections.loops import _PARAMS
+
+    switches = {
+        "extra_trees",
+        "is_unbalance",
+        "boost_from_average",
+        "use_missing",
+        "feature_pre_filter",
+        "enable_bundle",
+    }
+    assert set(RANGES) | switches == set(_PARAMS.split())
+
+
+@pytest.mark.parametrize(
+    "params", [{"learning_rate": 1}, {"max_depth": -1, "extra_trees": True}, {"feature_fraction": 1.0, "lambda_l2": 0}]
+)
+def test_values_that_lightgbm_takes_are_kept_as_they_are(tmp_path: Path, params: dict[str, Any]) -> None:
+    found = load(write_model(tmp_path, training={"params": params})).training.params
+    assert {name: found[name] for name in params} == params
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"gates": {"thresholds": {"auc": {"min": 5}}}},
+            "gates.thresholds.auc.min (5) is more than it can be: 1 at most",
+        ),
+        ({"gates": {"thresholds": {"brier": {"max": -1}}}}, "gates.thresholds.brier.max (-1) is less than it can be"),
+        (
+            {"monitoring": {"quality": {"thresholds": {"log_loss": {"max": -0.1}}}}},
+            "monitoring.quality.thresholds.log_loss.max (-0.1) is less than it can be: 0 at least",
+        ),
+    ],
+)
+def test_a_limit_that_nothing_can_keep_is_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    assert expected in told(write_model(tmp_path, **change))

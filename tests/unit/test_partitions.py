@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,3 +68,22 @@ def test_durations(text: str, hours: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("partition", "frequency", "by", "expected"),
+    [
+        ("2013-01", "weekly", 1, "'weekly' is no frequency of partitions, expected one of monthly, daily, hourly"),
+        (None, "monthly", 1, "None is no monthly partition"),
+        ("0001-01", "monthly", -1, "there is no partition 1 before 0001-01"),
+        ("9999-12", "monthly", 1, "there is no partition 1 after 9999-12"),
+        ("9999-12-31", "daily", 1, "there is no partition 1 after 9999-12-31"),
+    ],
+)
+def test_what_cannot_be_reckoned_is_refused(partition: Any, frequency: str, by: int, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected):
+        shift(partition, frequency, by)
+
+
+def test_early_years_have_four_digits() -> None:
+    assert [shift("0999-05", "monthly", -1), shift("0999-05-01", "daily", 1)] == ["0999-04", "0999-05-02"]

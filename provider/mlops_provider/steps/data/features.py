@@ -182,8 +182,7 @@ def _beside(job: Job, found: Delivered, made: pd.DataFrame) -> pd.DataFrame:
 def checked(made: object, job: Job, where: str, index: pd.Index[Any]) -> pd.DataFrame:
     """The features that a function of the model made, as float64 in the model's order.
 
-    :raises ConfigError: if it made something else, or of other rows.
-    :raises DataError: if a feature is no number.
+    :raises ConfigError: if it made something else, or of other rows, or a feature that is no number.
     """
     import pandas as pd
 
@@ -197,5 +196,5 @@ def checked(made: object, job: Job, where: str, index: pd.Index[Any]) -> pd.Data
         raise ConfigError(f"{where} did not make the features that model.yaml names: {', '.join(missing)}")
     odd = [c for c in wanted if not (pd.api.types.is_numeric_dtype(made[c]) or pd.api.types.is_bool_dtype(made[c]))]
     if odd:
-        raise DataError(f"{where}: features must be numeric, these are not: {', '.join(odd)}")
+        raise ConfigError(f"{where}: features must be numeric, these are not: {', '.join(odd)}")
     return made[wanted].astype("float64")

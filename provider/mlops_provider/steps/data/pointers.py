@@ -60,9 +60,8 @@ def initialize(work: Path, remote: Remote) -> None:
     from dvc.repo import Repo
 
     _hush()
-    with Repo.init(str(work)) as repo, repo.config.edit() as settings:
-        settings["core"] |= {"analytics": False, "autostage": False, "remote": _REMOTE}
-        settings["remote"] = {_REMOTE: remote.for_dvc}
+    Repo.init(str(work)).close()
+    _set(work, _REMOTE, remote, {"analytics": False, "autostage": False, "remote": _REMOTE})
 
 
 def introduced(work: Path, remote: Remote) -> str:
@@ -82,13 +81,21 @@ def introduced(work: Path, remote: Remote) -> str:
         if names:
             return "" if names[0] == default else names[0]
         name = next(n for n in (_REMOTE, *(f"{_REMOTE}-{i}" for i in range(2, len(others) + 3))) if n not in others)
-        with config.edit("repo") as settings:
-            settings["remote"][name] = remote.for_dvc
-            if not default:
-                settings["core"]["remote"] = name
+        _set(work, name, remote, {} if default else {"remote": name})
+        config.load()
     except ConfigError as error:
         raise IntegrityError(f".dvc/config in the data repository is not as DVC wants it: {error}") from error
     return name if default else ""
+
+
+def _set(work: Path, name: str, remote: Remote, core: dict[str, Any]) -> None:
+    """Adds a remote to DVC's settings, which DVC itself cannot write once a path in them is not ASCII, though it reads them."""
+    from configobj import ConfigObj
+
+    settings = ConfigObj(str(work / ".dvc" / "config"), encoding="utf-8", interpolation=False)
+    settings.setdefault("core", {}).update(core)
+    settings[f'remote "{name}"'] = remote.for_dvc
+    settings.write()
 
 
 def added(work: Path, source: Path, path: str) -> tuple[Pointer, str]:

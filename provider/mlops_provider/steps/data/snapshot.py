@@ -19,6 +19,7 @@ from mlops_provider.steps.data.history import against_history
 from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.data.remote import Pointer
 from mlops_provider.steps.data.repository import Repository, repository
+from mlops_provider.steps.data.standard import standard
 from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact, digest
@@ -47,10 +48,14 @@ class SnapshotResult(Frozen):
 
 
 class RefuseArguments(Frozen):
-    """The partition and why it is refused."""
+    """The partition and why it is refused.
+
+    :param by_code: whether the model's code took part, so that other code may come to another verdict.
+    """
 
     work: DataWork
     reason: str
+    by_code: bool = False
 
 
 class RefuseResult(Frozen):
@@ -103,9 +108,14 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
 
 @step("refuse_data", arguments=RefuseArguments, result=RefuseResult, cached=False)
 def refuse_data(job: Job, arguments: RefuseArguments) -> RefuseResult:
-    """Records that a partition as delivered was refused, so that it is not judged again until it is delivered anew."""
+    """Records that a partition was refused, so that it is judged again only once its files or what judged it have changed."""
     work = arguments.work
-    facts = {"identity": work.identity, "work": work.model_dump(mode="json")}
+    facts = {
+        "identity": work.identity,
+        "work": work.model_dump(mode="json"),
+        "standard": standard(job, code=arguments.by_code),
+        "by_code": arguments.by_code,
+    }
     draft = Draft(kind="data", partition=work.partition, outcome="refused", reason=arguments.reason, facts=facts)
     record, _ = job.ledger.append(draft, actor=job.deployment.actor, guard=_same(draft))
     return RefuseResult(partition=work.partition, record=record.number)
@@ -124,10 +134,10 @@ def _same(draft: Draft) -> Any:
 
 
 def _identity(said: Draft | Record) -> Any:
-    """What makes two versions one; records of old tell less about them."""
+    """What makes two versions or refusals one; records of old tell less about them."""
     data, work = said.facts.get("data") or {}, said.facts.get("work") or {}
     aside = [(work.get(key) or {}).get("hash") for key in ("accepted", "quarantined")]
-    return [data.get(key) for key in ("rev", "tag", "md5")] + aside
+    return [said.facts.get("standard"), *(data.get(key) for key in ("rev", "tag", "md5")), *aside]
 
 
 def read(job: Job, version: FeatureVersion, columns: list[str] | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlops_provider.exceptions import RequestError
+from mlops_provider.exceptions import ConfigError, RequestError
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
@@ -63,7 +63,13 @@ class _Training:
         self.columns = list(job.config.features.columns)
 
     def trained(self) -> Trained:
-        return self._streamed() if self.job.config.training.memory == "streamed" else self._whole()
+        from lightgbm.basic import LightGBMError
+
+        try:
+            return self._streamed() if self.job.config.training.memory == "streamed" else self._whole()
+        except LightGBMError as error:
+            where = f"{self.job.config.name}: model.yaml: training.params {self.job.config.training.params}"
+            raise ConfigError(f"{where}: LightGBM does not train with them: {error}") from error
 
     def _whole(self) -> Trained:
         """With all rows in memory."""

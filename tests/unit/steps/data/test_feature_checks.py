@@ -46,6 +46,7 @@ def test_a_function_that_looks_back_only_passes() -> None:
     assert verdict.passed, verdict.reason()
     assert [f"{c.name} {c.subject}".strip() for c in verdict.checks] == [
         "rows_kept",
+        "finite",
         "same_in_any_batch",
         "same_in_any_order",
         "same_alone",
@@ -53,6 +54,17 @@ def test_a_function_that_looks_back_only_passes() -> None:
         "nothing_later readings",
         "nothing_later sites",
     ]
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "Float64"])
+def test_an_infinite_feature_is_named_with_its_rows(kind: str) -> None:
+    def build(rows: pd.DataFrame, history: dict[str, pd.DataFrame], as_of: Any) -> pd.DataFrame:
+        made = pd.DataFrame({"x": rows["x"], "ratio": 1 / (rows["key"] != "k399").astype(kind), "n": 1, "ok": True})
+        return made.assign(unknown=np.nan)
+
+    verdict = checked(build, sample=2)
+    assert problems(verdict) == {"finite"}
+    assert "ratio (1 of 400 rows)" in verdict.reason()
 
 
 def test_dates_without_a_time_are_no_history_from_the_start() -> None:

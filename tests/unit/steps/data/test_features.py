@@ -186,11 +186,10 @@ def test_a_result_of_the_wrong_shape_is_a_fault_of_the_code(delivered: World, bo
 
 
 @pytest.mark.parametrize("value", ["'text'", "as_of"])
-def test_values_that_are_no_numbers_are_a_fault_of_the_data(delivered: World, value: str) -> None:
+def test_values_that_are_no_numbers_are_a_fault_of_the_code(delivered: World, value: str) -> None:
     write_features(delivered, f"{MADE}\nreturn made.assign(a={value})")
-    message = refused(delivered)
-    assert "features.py:build" in message
-    assert "must be numeric, these are not: a" in message
+    with pytest.raises(ConfigError, match=r"features\.py:build: features must be numeric, these are not: a"):
+        built(delivered)
 
 
 def test_a_function_that_raises_is_named(delivered: World) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,36 @@ def test_a_version_is_a_commit_a_tag_and_an_object(place: Place) -> None:
     assert tag == f"tables/a/{pointer.md5[:12]}"
     assert place.object(pointer.md5).read_text() == "one"
     assert place.found(tag=tag) == place.found(rev=rev) == (rev, pointer)
+
+
+@pytest.mark.parametrize(
+    "known", ["", "[core]\n    analytics = false\n['remote \"theirs\"']\n    url = /müll    # old\n"]
+)
+def test_a_place_may_have_letters_of_any_language(tmp_path: Path, known: str) -> None:
+    place = Place(tmp_path / "josé läp, #1")
+    if known:
+        _with_settings(place, known)
+    _, tag, pointer = place.add("one")
+    assert place.repository.find(PATH, tag=tag)[1] == pointer
+    clone = place.root / "clone"
+    subprocess.run(["git", "clone", "-q", str(place.bare), str(clone)], check=True)
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (["pull", "-q"], ["status", "-q", "-c"]):
+        subprocess.run([*dvc, *command], cwd=clone, check=True)
+    assert (clone / PATH).read_text() == "one"
+    settings = (clone / ".dvc" / "config").read_text("utf-8")
+    assert place.remote.as_posix() in settings
+    assert known.replace("false\n", "false\n    remote = mlops\n") in settings
+
+
+def _with_settings(place: Place, settings: str) -> None:
+    work = place.root / "work"
+    subprocess.run(["git", "clone", "-q", str(place.bare), str(work)], check=True, capture_output=True)
+    (work / ".dvc").mkdir()
+    (work / ".dvc" / "config").write_text(settings, "utf-8")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["add", "--all"], [*who, "commit", "-q", "-m", "theirs"], ["push", "-q", "origin", "HEAD:main"]):
+        subprocess.run(["git", *command], cwd=work, check=True)
 
 
 def test_every_version_is_found_by_tag_and_by_commit(place: Place) -> None:

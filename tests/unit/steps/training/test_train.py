@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_provider.exceptions import DataError, IntegrityError
+from mlops_provider.exceptions import ConfigError, DataError, IntegrityError
 from mlops_provider.steps import plan
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.records import Split, Trained
@@ -207,3 +207,9 @@ def test_a_changed_split_file_is_found_out(accepted: World) -> None:
     file.write_text(file.read_text().replace(DAYS[0], DAYS[3]))
     with pytest.raises(IntegrityError):
         call(accepted.job(), "train", split=split)
+
+
+def test_parameters_that_lightgbm_refuses_together_are_a_fault_of_the_configuration(accepted: World) -> None:
+    job = accepted.configure(training={"params": {"is_unbalance": True, "scale_pos_weight": 2.0}})
+    with pytest.raises(ConfigError, match=r"model\.yaml: training\.params .*scale_pos_weight.*LightGBM"):
+        call(job, "train", split=accepted.split(HOLDOUT, job))
