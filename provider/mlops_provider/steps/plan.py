@@ -172,9 +172,13 @@ class State:
         work = self.work(partition)
         if work.problem:
             return True  # it cannot be judged before it is delivered in full, and holds up nobody until then
+        if self.verdict_on(work) is None:
+            return False
+        if partition < self.decided:
+            return True  # also if it was refused and other suites may let it in: what came after has been decided
         if not self.judged(work):
             return False
-        if partition not in self.accepted or partition < self.decided:
+        if partition not in self.accepted:
             return True
         decision = last(self.records, "retrain", partition=partition)
         if decision is None:

@@ -127,6 +127,15 @@ def test_other_settings_judge_a_refused_partition_again_and_other_code_if_it_too
     assert partitions(plan.ci(changed)) == list(DAYS[:3])
 
 
+def test_an_old_refusal_that_is_looked_at_again_holds_up_nobody(champion: World) -> None:
+    spoiled(champion, DAYS[0])
+    champion.loops().ci()
+    champion.deliver(DAYS[3], what=("inputs",))
+    expect(champion, "raw", "expect_column_to_exist", column="a")
+    assert partitions(plan.ci(champion.job())) == [DAYS[0]]
+    assert partitions(plan.score(champion.job())) == [DAYS[3]]
+
+
 def test_a_refusal_of_old_stands_and_a_suite_that_is_missing_stops_no_planning(delivered: World) -> None:
     work = delivered.work(DAYS[0])
     facts = {"identity": work.identity, "work": work.model_dump(mode="json")}
