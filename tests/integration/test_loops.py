@@ -16,6 +16,7 @@ import yaml
 from mlops_provider.ledger import Record
 from mlops_provider.steps.records import FeatureVersion
 from mlops_provider.steps.scoring.predictions import manifest
+from mlops_provider.storage import canonical_json
 from tests.integration.house import SLICE, House, Run, deliver_slice, write_slice
 
 Houses = Callable[..., House]
@@ -386,11 +387,9 @@ def test_a_loop_with_nothing_due_skips_everything_and_announces_nothing(story: S
 
 
 def test_every_result_fits_into_an_xcom(story: Story) -> None:
-    import json
-
     story("rolled_back")
     sizes = {
-        (name, task): len(json.dumps(found.result))
+        (name, task): len(canonical_json(found.result))
         for name, chapter in story.chapters.items()
         for (task, _), found in chapter.run.tasks.items()
     }

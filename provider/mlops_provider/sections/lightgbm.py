@@ -64,6 +64,11 @@ RANGES: dict[str, Range] = {
     "bin_construct_sample_cnt": Range(True, 1, _LARGEST),
     "data_random_seed": _SEED,
     "scale_pos_weight": _ABOVE_ZERO,
+    "cat_l2": _FROM_ZERO,
+    "cat_smooth": _FROM_ZERO,
+    "max_cat_threshold": Range(True, 1, _LARGEST),
+    "max_cat_to_onehot": Range(True, 1, _LARGEST),
+    "min_data_per_group": Range(True, 1, _LARGEST),
     "sigmoid": _ABOVE_ZERO,
 }
 
