@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up clean test lint types unit integration system constraints
+.PHONY: help install demo up clean test lint types unit apart integration system constraints
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,9 +28,11 @@ clean:  ## wipe what the demo and the tests wrote (the virtual environment stays
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
 test: lint types  ## lint, types and all tests
-	@# Side by side: both mostly wait, for git and for servers.
-	$(MAKE) -j2 unit integration
-	$(MAKE) system
+	@# Side by side, as the system mostly waits: for a scheduler, a clock, a retry.
+	$(MAKE) -j2 apart system
+
+apart: unit
+	$(MAKE) integration
 
 lint: install
 	$(BIN)/ruff check .

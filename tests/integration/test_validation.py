@@ -9,18 +9,22 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, ObjectStoragePath
 
 from mlops_provider.deployment import Deployment
+from mlops_provider.exceptions import ConfigError
 from mlops_provider.operators import data as operators
+from mlops_provider.operators.base import apart
 from mlops_provider.operators.data import (
     BuildFeaturesOperator,
     CheckoutDataOperator,
     SnapshotDataOperator,
     ValidateDataOperator,
+    _reaching,
 )
 from mlops_provider.storage import Storage
 from tests.integration.house import House, deliver_tiny
+from tests.integration.servers import Options
 from tests.integration.test_operators import tiny_work
 from tests.support.tiny import DAYS, write_model
 
@@ -106,7 +110,7 @@ def test_one_dag_serves_days_with_and_without_rows_in_quarantine(tiny: House, ba
 
 def test_credentials_are_those_for_what_a_result_names(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(operators, "storage_options", lambda *uris: asked.extend(uris) or {})
+    monkeypatch.setattr(operators, "reaching", lambda uri, conn_id: asked.append(uri) or {})
     place = Deployment(artifact_root="/artifacts", data_root="/data", tracking_uri="", actor="")
     result = {"verdict": {}, "accepted": None, "dataset": {"uri": "s3://shop/orders"}}
     operators._reaching(place, result, "s3://shop/suite.json", None)
@@ -121,6 +125,52 @@ def test_the_whole_is_not_versioned_on_a_verdict_about_the_rows_that_are_left(ti
     run = tiny.tested(dag)
     assert run.state == "failed"
     assert "validation put rows of it into quarantine" in run.said()
+
+
+def test_a_dataset_is_reached_by_the_connection_in_its_uri(
+    tiny: House, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = options["s3"]
+    known = {"conn_type": "aws", "login": s3["key"], "password": s3["secret"]}
+    monkeypatch.setenv("AIRFLOW_CONN_STORE", json.dumps({**known, "extra": {"endpoint_url": s3["endpoint_url"]}}))
+    frame = pd.DataFrame({"site": ["s1", "s2"], "a": [1, 2]})
+    Storage(options).write("s3://mlops/by-connection/sites.parquet", frame.to_parquet())
+    source, target = "s3://store@mlops/by-connection/sites.parquet", "s3://store@mlops/by-connection/out.parquet"
+    with DAG("own_connection", schedule=None) as dag:
+        ValidateDataOperator(task_id="judge", model="tiny", suite="raw", dataset=ObjectStoragePath(source))
+        kept = SnapshotDataOperator(task_id="keep", model="tiny", dataset=source, name="sites")
+        CheckoutDataOperator(task_id="bring", model="tiny", version=kept.output, target=target)
+    run = tiny.tested(dag)
+    assert run.state == "success", run.said()
+    assert run.task("judge").result["dataset"]["uri"] == "s3://mlops/by-connection/sites.parquet"
+    assert (
+        Storage(options).describe("s3://mlops/by-connection/out.parquet").size
+        == run.task("keep").result["data"]["size"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://store@bucket/key", ("s3://bucket/key", "store")),
+        ("gs://g@bucket/a@b", ("gs://bucket/a@b", "g")),
+        ("s3://bucket/a@b", ("s3://bucket/a@b", "")),
+        ("abfs://container@account/key", ("abfs://container@account/key", "")),
+        ("/local/a@b", ("/local/a@b", "")),
+        ({"uri": "s3://store@bucket/key"}, ({"uri": "s3://store@bucket/key"}, "")),
+    ],
+)
+def test_the_connection_in_a_uri_is_told_apart(uri: Any, expected: tuple[Any, str]) -> None:
+    assert apart(uri) == expected
+
+
+def test_two_connections_to_one_kind_of_storage_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        monkeypatch.setenv(
+            f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "aws", "login": name, "password": "x"})
+        )
+    with pytest.raises(ConfigError, match=r"another connection than 'two' is in use for s3://"):
+        _reaching(Deployment(artifact_root="/a", data_root="/d"), "s3://one@bucket/a.csv", "s3://two@bucket/b.csv")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -108,6 +109,25 @@ def storage_options(*uris: str, aws_conn_id: str | None = None) -> dict[str, dic
     if not any(uri.startswith("s3://") for uri in uris):
         return {}
     return s3_options(aws_conn_id or setting("aws_conn_id", "aws_default"))
+
+
+def apart(uri: Any) -> tuple[Any, str]:
+    """A URI without the connection that an ObjectStoragePath has in it (``s3://conn@bucket/key``), and its id; empty if none.
+
+    Anything that is no URI comes back as it is.
+    """
+    text = str(uri) if hasattr(uri, "conn_id") else uri  # an ObjectStoragePath, whose class takes long to import
+    found = re.fullmatch(r"(s3|gs)://([^/@]+)@(.+)", text) if isinstance(text, str) else None
+    return (f"{found[1]}://{found[3]}", found[2]) if found else (text, "")
+
+
+def reaching(uri: str, conn_id: str) -> dict[str, dict[str, Any]]:
+    """What fsspec needs to reach a URI, from the connection that it names, or from that of the deployment."""
+    if conn_id and uri.startswith("gs://"):
+        from airflow.sdk.io import get_fs
+
+        return {"gs": dict(get_fs("gs", conn_id).storage_options)}
+    return storage_options(uri, aws_conn_id=conn_id or None)
 
 
 class StepOperator(BaseOperator):

@@ -10,9 +10,9 @@ from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.deployment import Deployment
-from mlops_provider.exceptions import DataError, Refused, RequestError
+from mlops_provider.exceptions import ConfigError, DataError, Refused, RequestError
 from mlops_provider.links import REPORT, ValidationReportLink, report_address
-from mlops_provider.operators.base import StepOperator, storage_options
+from mlops_provider.operators.base import StepOperator, apart, reaching
 
 if TYPE_CHECKING:
     from mlops_provider.steps.step import Outcome
@@ -118,7 +118,7 @@ class ValidateDataOperator(_JudgingOperator):
         if dataset is None:
             raise RequestError(f"{self.task_id}: give work or dataset, there is nothing to validate")
         partition = self.work["partition"] if self.work else ""
-        arguments = {"suite": self.suite, "dataset": dataset, "partition": partition}
+        arguments = {"suite": apart(self.suite)[0], "dataset": dataset, "partition": partition}
         outcome = self._reported(context, "validate_dataset", arguments)
         _require(outcome.result["verdict"])
         self.announce(context, {})
@@ -294,25 +294,44 @@ class CheckoutDataOperator(StepOperator):
     def run(self, context: Context) -> Any:
         asked = ("target", "version", "tag", "rev", "partition", "path")
         arguments = {name: value for name in asked if (value := getattr(self, name))}
+        arguments["target"] = apart(self.target)[0]
         if isinstance(self.version, dict) and isinstance(self.version.get("data"), dict):
             arguments["version"] = self.version["data"]
         result = self.run_step(context, "checkout", arguments)
         self.announce(context, {"uri": result["uri"], "rev": result["rev"]})
         return result
 
+    def place(self, context: Context) -> Deployment:
+        """The deployment, with the credentials that the target needs where it lies elsewhere."""
+        return _reaching(super().place(context), self.target)
+
 
 def _reaching(found: Deployment, *given: Any) -> Deployment:
-    """The deployment with the credentials for URIs that may lie elsewhere."""
-    uris = (value["uri"] if isinstance(value, dict) else value for value in map(_table, given))
-    elsewhere = storage_options(*(uri for uri in uris if isinstance(uri, str)))
-    return found.model_copy(update={"storage_options": {**elsewhere, **found.storage_options}})
+    """The deployment with the credentials for URIs that may lie elsewhere.
+
+    :raises ConfigError: if URIs on one kind of storage name different connections.
+    """
+    known = dict(found.storage_options)
+    for value in given:
+        named = _table(value) if isinstance(value, dict) else value
+        uri, conn_id = apart(named["uri"] if isinstance(named, dict) else named)
+        if not isinstance(uri, str):
+            continue
+        for protocol, options in reaching(uri, conn_id).items():
+            if conn_id and known.get(protocol, options) != options:
+                raise ConfigError(
+                    f"{uri}: another connection than {conn_id!r} is in use for {protocol}:// in this task, and there can be "
+                    "but one: name it for all, or copy the data first"
+                )
+            known.setdefault(protocol, options)
+    return found.model_copy(update={"storage_options": known})
 
 
 def _table(value: Any) -> Any:
     """What a result names as its table: the accepted rows, the table that it built, what it judged, or the value itself."""
     if isinstance(value, dict) and "uri" not in value:
         return value.get("accepted") or value.get("table") or value.get("dataset")
-    return value or None
+    return apart(value)[0] or None
 
 
 def _require(verdict: dict[str, Any]) -> None:
