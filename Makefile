@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 # Without compiled bytecode every start of Airflow takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up clean test lint types unit apart integration system constraints
+.PHONY: help install demo up clean test lint types unit integration system constraints
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,11 +29,8 @@ clean:  ## wipe what the demo and the tests wrote (the virtual environment stays
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
 test: lint types  ## lint, types and all tests
-	@# Side by side, as the system mostly waits: for a scheduler, a clock, a retry.
-	$(MAKE) -j2 apart system
-
-apart: unit
-	$(MAKE) integration
+	@# Side by side, in one process each: every one of them waits, for git, for servers, for a scheduler.
+	$(MAKE) -j3 WORKERS=0 system integration unit
 
 lint: install
 	$(BIN)/ruff check .
@@ -42,10 +40,10 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/unit -n $(WORKERS)
 
 integration: install
-	$(BIN)/pytest tests/integration -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration -n $(WORKERS) --dist loadfile
 
 system: install
 	$(BIN)/pytest tests/system
