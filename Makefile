@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-WORKERS ?= 2
 # Without compiled bytecode every start of Airflow takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -28,9 +27,7 @@ up: install  ## start the demo's services and keep the UI running for a look aro
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
-test: lint types  ## lint, types and all tests
-	@# Side by side, in one process each: every one of them waits, for git, for servers, for a scheduler.
-	$(MAKE) -j3 WORKERS=0 system integration unit
+test: lint types unit integration system  ## lint, types and all tests
 
 lint: install
 	$(BIN)/ruff check .
@@ -40,10 +37,10 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest tests/unit -n $(WORKERS)
+	$(BIN)/pytest tests/unit -n 3
 
 integration: install
-	$(BIN)/pytest tests/integration -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile
 
 system: install
 	$(BIN)/pytest tests/system

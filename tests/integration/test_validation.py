@@ -158,6 +158,9 @@ def test_a_dataset_is_reached_by_the_connection_in_its_uri(
         ("abfs://container@account/key", ("abfs://container@account/key", "")),
         ("/local/a@b", ("/local/a@b", "")),
         ({"uri": "s3://store@bucket/key"}, ({"uri": "s3://store@bucket/key"}, "")),
+        (ObjectStoragePath("s3://store@bucket/key"), ("s3://bucket/key", "store")),
+        (ObjectStoragePath("file:///local/a@b"), ("file:///local/a@b", "")),
+        (ObjectStoragePath("file://disk@/local/a"), ("file:///local/a", "disk")),
     ],
 )
 def test_the_connection_in_a_uri_is_told_apart(uri: Any, expected: tuple[Any, str]) -> None:

@@ -114,19 +114,23 @@ def storage_options(*uris: str, aws_conn_id: str | None = None) -> dict[str, dic
 def apart(uri: Any) -> tuple[Any, str]:
     """A URI without the connection that an ObjectStoragePath has in it (``s3://conn@bucket/key``), and its id; empty if none.
 
-    Anything that is no URI comes back as it is.
+    In text that is read for S3 and Google's storage only, as in others what comes before an @ means something else. Anything
+    that is no URI comes back as it is.
     """
-    text = str(uri) if hasattr(uri, "conn_id") else uri  # an ObjectStoragePath, whose class takes long to import
-    found = re.fullmatch(r"(s3|gs)://([^/@]+)@(.+)", text) if isinstance(text, str) else None
-    return (f"{found[1]}://{found[3]}", found[2]) if found else (text, "")
+    if hasattr(uri, "conn_id"):  # an ObjectStoragePath, whose class takes long to import
+        conn_id = uri.conn_id or ""
+        return str(uri).replace(f"://{conn_id}@", "://", 1), conn_id
+    found = re.fullmatch(r"(s3|gs)://([^/@]+)@(.+)", uri) if isinstance(uri, str) else None
+    return (f"{found[1]}://{found[3]}", found[2]) if found else (uri, "")
 
 
 def reaching(uri: str, conn_id: str) -> dict[str, dict[str, Any]]:
     """What fsspec needs to reach a URI, from the connection that it names, or from that of the deployment."""
-    if conn_id and uri.startswith("gs://"):
+    protocol = uri.partition("://")[0]
+    if conn_id and protocol != "s3":
         from airflow.sdk.io import get_fs
 
-        return {"gs": dict(get_fs("gs", conn_id).storage_options)}
+        return {protocol: dict(get_fs(protocol, conn_id).storage_options)}
     return storage_options(uri, aws_conn_id=conn_id or None)
 
 
