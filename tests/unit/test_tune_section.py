@@ -43,6 +43,7 @@ def test_the_last_wave_may_be_smaller(tmp_path: Path) -> None:
         ({"space": {"bagging_seed": {"low": 1, "high": 9}}}, "a seed is luck and is not searched"),
         ({"space": {"num_leaves": {"low": 2.5, "high": 16}}}, "space.num_leaves: must be a whole number"),
         ({"space": {"num_leaves": {"choices": [4, 8.5]}}}, "space.num_leaves: must be a whole number"),
+        ({"space": {"max_cat_to_onehot": {"low": 1.5, "high": 8}}}, "space.max_cat_to_onehot: must be a whole number"),
         ({"space": {"learning_rate": {"choices": [0.1, "much"]}}}, "space.learning_rate: is a number"),
         ({"space": {"learning_rate": {"choices": [0.1, True]}}}, "space.learning_rate: is a number"),
         ({"space": {"extra_trees": {"low": 0, "high": 1}}}, "give choices [true, false]"),

@@ -7,19 +7,12 @@ import math
 from pydantic import Field, model_validator
 
 from mlops_provider.sections.base import Section, Span
+from mlops_provider.sections.lightgbm import RANGES
 
 Value = bool | int | float | str
 
 # LightGBM refuses a fraction for these, and takes only a truth value for those.
-WHOLE = frozenset({
-    "num_leaves",
-    "max_depth",
-    "min_data_in_leaf",
-    "bagging_freq",
-    "max_bin",
-    "min_data_in_bin",
-    "bin_construct_sample_cnt",
-})
+WHOLE = frozenset(name for name, wanted in RANGES.items() if wanted.whole)
 TRUTHS = frozenset({
     "extra_trees",
     "is_unbalance",
