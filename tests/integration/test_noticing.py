@@ -99,6 +99,17 @@ async def first(trigger: BaseEventTrigger) -> Any:
         return (await asyncio.wait_for(anext(events), 20)).payload
 
 
+async def told_first(manager: SharedStreamManager, members: list[Any]) -> list[Any]:
+    """The first event of each of several triggers that share one look, side by side."""
+    streams = [
+        member.filter_shared_stream(manager.subscribe(trigger_id=n, trigger=member, key=member.shared_stream_key()))
+        for n, member in enumerate(members)
+    ]
+    found = await asyncio.wait_for(asyncio.gather(*(anext(stream) for stream in streams)), 20)
+    await manager.stop_all()
+    return [event.payload for event in found]
+
+
 def days(payload: Any) -> list[str]:
     return list(payload["partitions"])
 
@@ -192,13 +203,7 @@ def test_watchers_and_sensors_of_one_source_share_their_looks(place: Path) -> No
             PartitionTrigger(**given, after=DAYS[0]),
         ]
         assert len({member.shared_stream_key() for member in members}) == 1
-        streams = [
-            member.filter_shared_stream(manager.subscribe(trigger_id=n, trigger=member, key=member.shared_stream_key()))
-            for n, member in enumerate(members)
-        ]
-        found = await asyncio.wait_for(asyncio.gather(*(anext(stream) for stream in streams)), 20)
-        await manager.stop_all()
-        return [event.payload for event in found]
+        return await told_first(manager, members)
 
     for day in DAYS[:2]:
         deliver(place, day)

@@ -19,7 +19,7 @@ from mlops_provider.sensors.training import ModelVersionSensor, TrainingRunSenso
 from mlops_provider.tracking import Server
 from mlops_provider.triggers.training import AwaitModelVersionTrigger, ModelVersionTrigger, RunTrigger
 from tests.integration.servers import Doorkeeper, MlflowServer, free_ports
-from tests.integration.test_noticing import DEFERRABLE, POLL, Memory, first, run
+from tests.integration.test_noticing import DEFERRABLE, POLL, Memory, first, run, told_first
 
 SOURCE = "s3://bucket/model"
 
@@ -141,13 +141,7 @@ def test_watchers_and_sensors_of_many_models_share_one_look(registry: Registry) 
             AwaitModelVersionTrigger(name=f"{registry.prefix}churn", poll=poll),
         ]
         assert len({member.shared_stream_key() for member in members}) == 1
-        streams = [
-            member.filter_shared_stream(manager.subscribe(trigger_id=n, trigger=member, key=member.shared_stream_key()))
-            for n, member in enumerate(members)
-        ]
-        found = await asyncio.wait_for(asyncio.gather(*(anext(stream) for stream in streams)), 20)
-        await manager.stop_all()
-        return [event.payload for event in found]
+        return await told_first(manager, members)
 
     with patch.object(Server, "registered", counted):
         newest, champions, awaited = asyncio.run(story())
