@@ -17,9 +17,8 @@ import yaml
 
 from mlops_provider.steps.data.code_tests import CodeTested
 from tests.support.tiny import write_model
-from tests.system.conftest import CODED, Follower, Site
-from tools.demo.environment import load_secrets
-from tools.demo.services import REPOSITORY
+from tests.system.site import CODED, Follower, Site
+from tools.demo.environment import REPOSITORY, load_secrets
 
 DOCS = REPOSITORY / "docs" / "code-ci.md"
 HOSTILE = REPOSITORY / "tests" / "support" / "hostile.py"

@@ -11,9 +11,9 @@ import boto3
 import pytest
 
 from tests.integration.servers import QueueServer
-from tests.system.conftest import CODED, PATIENCE, Site
+from tests.system.site import CODED, PATIENCE, Site
+from tools.demo.environment import REPOSITORY
 from tools.demo.rest import wait_until
-from tools.demo.services import REPOSITORY
 
 EXAMPLE = REPOSITORY / "provider" / "mlops_provider" / "example_dags" / "example_message_queue.py"
 SOMEBODYS = "https://sqs.eu-central-1.amazonaws.com/123456789012/labels"

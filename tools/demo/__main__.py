@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mlops_provider import report
 from mlops_provider.exceptions import MlopsError
+from tools.demo.environment import REPOSITORY
 from tools.demo.replay import DemoError, Replay
 from tools.demo.rest import AirflowApi, ApiError
-from tools.demo.services import REPOSITORY, Services
+from tools.demo.services import Services
 from tools.demo.state import ServiceError
 
 MODEL = "flight_delays"

@@ -15,6 +15,7 @@ from pathlib import Path
 from tools.demo.state import keep_secret, replace_file
 
 BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 USER = "admin"
 # An exported setting of another Airflow or MLflow would silently change the demo.
 FOREIGN = ("AIRFLOW_", "MLFLOW_", "_AIRFLOW_", "DVC_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS")
@@ -142,13 +143,14 @@ def airflow_environment(
         **common_environment(home),
         **{f"AIRFLOW__{name}": value for name, value in sections.items()},
         "AIRFLOW_HOME": str(home / "airflow"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
         "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps(connection),
     }
 
 
 def _core(home: Path, folders: Mapping[str, Path], keys: Secrets) -> dict[str, str]:
     return {
-        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__EXECUTOR": "tools.demo.executor.LocalExecutor",
         "CORE__PARALLELISM": "4",
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",

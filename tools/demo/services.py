@@ -15,6 +15,7 @@ import httpx
 
 from tools.demo.environment import (
     BIN,
+    REPOSITORY,
     USER,
     airflow_environment,
     common_environment,
@@ -27,7 +28,6 @@ from tools.demo.processes import PidFile, Server, end_processes, start_server, s
 from tools.demo.rest import AirflowApi
 from tools.demo.state import HomeLock, ServiceError, settle_ports
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PORTS = ("airflow", "mlflow", "worker_logs", "trigger_logs")
 # Most stops take 3 to 5 s. In half of them the triggerer sleeps 10 s or more after its child has ended, deaf to
 # SIGTERM. A task that still runs gets no longer either: tasks can be killed and repeated.
