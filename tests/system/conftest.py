@@ -22,7 +22,7 @@ def lives(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     # No DAG file changes here: what looking for changes costs would only slow down the loops.
     extra = {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",  # a test takes the models that it needs
-        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
     }
     with Services(root / "home", dags=dags, include=include, extra_env=extra) as services, services.api() as api:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -37,13 +38,15 @@ class Site:
 
     services: Services
     api: AirflowApi
+    waking: Lock = field(default_factory=Lock)
 
     def model(self, name: str) -> Follower:
-        """A model whose loops are at work."""
+        """A model whose loops are at work. One model wakes after the other: SQLite takes one writer at a time."""
         found = Follower(self, name)
-        if not found.awake():
-            self.api.unpause(f"{name}.%")
-            found.until(found.awake, "awake")
+        with self.waking:
+            if not found.awake():
+                self.api.unpause(f"{name}.%")
+                found.until(found.awake, "awake")
         return found
 
 
@@ -71,8 +74,8 @@ class Follower:
 
     def awake(self) -> bool:
         """Whether each loop has made up for the last tick of its clock, as it does when it is first put to work."""
-        done = [self.runs(loop, state=["success"], limit=1) for loop in CLOCKED]
-        return all(done)
+        done = {run["dag_id"] for run in self.site.api.runs(dag_id_prefix_pattern=f"{self.name}.", state=["success"])}
+        return done >= {f"{self.name}.{loop}" for loop in CLOCKED}
 
     def put(self, partition: str, what: str) -> None:
         """The files alone, without an event."""
@@ -105,13 +108,13 @@ class Follower:
             if found := reached():
                 break
             assert time.monotonic() < deadline, f"{self.name}: {what} was not reached in {PATIENCE:.0f} s"
-            if look % 5 == 0:
+            if look % 10 == 9:
                 self.none_failed(what)
             time.sleep(1)
         return found
 
     def none_failed(self, what: str) -> None:
-        failed = [run for run in self.site.api.runs(state=["failed"]) if run["dag_id"].startswith(f"{self.name}.")]
+        failed = self.site.api.runs(dag_id_prefix_pattern=f"{self.name}.", state=["failed"])
         assert not failed, f"{self.name}: {what}: {self.log(failed[0])[-3_000:]}"
 
     def runs(self, loop: str, **filters: Any) -> list[dict[str, Any]]:
@@ -119,9 +122,8 @@ class Follower:
 
     def task(self, loop: str, task_id: str, state: str) -> dict[str, Any] | None:
         """A task instance of the model in this state, if there is one."""
-        wanted = (f"{self.name}.{loop}", task_id)
-        found = self.site.api.task_instances("~", "~", state=[state])
-        return next((task for task in found if (task["dag_id"], task["task_id"]) == wanted), None)
+        found = self.site.api.task_instances(f"{self.name}.{loop}", "~", state=[state])
+        return next((task for task in found if task["task_id"] == task_id), None)
 
     def log(self, run: dict[str, Any]) -> str:
         tasks = self.site.api.task_instances(run["dag_id"], run["dag_run_id"])
@@ -137,7 +139,7 @@ class Follower:
     def trigger(self, loop: str, **conf: Any) -> dict[str, Any]:
         """Starts a run and waits for its end."""
         dag = f"{self.name}.{loop}"
-        return self.site.api.wait_run(dag, self.site.api.trigger(dag, conf), timeout=PATIENCE)
+        return self.site.api.wait_run(dag, self.site.api.trigger(dag, conf), timeout=PATIENCE, poll=1)
 
 
 def write_models(include: Path) -> Path:

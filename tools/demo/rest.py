@@ -34,6 +34,7 @@ class AirflowApi:
         self._login = {"username": username, "password": password}
         self._retries = retries
         self._token = ""
+        self._assets: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +139,11 @@ class AirflowApi:
 
     def asset_id(self, name: str) -> int:
         """Return the number of the asset with exactly this name; ApiError if there is none."""
+        if name not in self._assets:
+            self._assets[name] = self._asset_id(name)
+        return self._assets[name]
+
+    def _asset_id(self, name: str) -> int:
         for asset in self._pages("/assets", "assets", name_pattern=name):
             if asset["name"] == name:
                 return int(asset["id"])
