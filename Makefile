@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up clean test lint types unit integration system constraints
+.PHONY: help install demo up clean test lint types suites unit integration system constraints
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,7 @@ up: install  ## start the demo's services and keep the UI running for a look aro
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
-test: lint types unit integration system  ## lint, types and all tests
+test: lint types suites system  ## lint, types and all tests
 
 lint: install
 	$(BIN)/ruff check .
@@ -35,6 +35,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# In one go: while a test of one kind waits, one of the other can work.
+suites: install
+	$(BIN)/pytest tests/unit tests/integration -n 3 --dist loadfile
 
 unit: install
 	$(BIN)/pytest tests/unit -n 3

@@ -145,7 +145,7 @@ def test_foreign_settings_do_not_leak_in(home: Path, monkeypatch: pytest.MonkeyP
     env = airflow_environment(home, folders, PORTS, load_secrets(home))
     assert "foreign" not in env.values()
     assert "foreign" not in mlflow_environment(home).values()
-    assert env["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert env["AIRFLOW__CORE__EXECUTOR"] == "tools.demo.executor.LocalExecutor"
     assert env["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert json.loads(env["AIRFLOW_CONN_MLFLOW_DEFAULT"]) == {
         "conn_type": "mlflow",
