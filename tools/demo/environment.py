@@ -67,13 +67,14 @@ def write_launcher(home: Path) -> Path:
     Standalone starts its parts as `airflow scheduler` and so on. Two of them would open a log server on all
     interfaces, for which there is a flag but no setting; here the API server reads the logs from disk. A part that
     dies, as the scheduler may of a database that is locked for too long, would not be missed: it is started again,
-    and after the fifth death all of standalone ends.
+    and after the fifth death all of standalone ends. The API server waits less long for a locked database.
     """
     launcher = home / "bin" / "airflow"
     airflow = shlex.quote(str(BIN / "airflow"))
     script = f"""#!/bin/sh
 case "$1" in scheduler|triggerer) set -- "$@" --skip-serve-logs ;; esac
 case "$1" in scheduler|triggerer|dag-processor|api-server) ;; *) exec {airflow} "$@" ;; esac
+case "$1" in api-server) export AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS=tools.demo.sqlite.SHORT ;; esac
 stopping=
 trap 'stopping=yes; kill -TERM "$part" 2>/dev/null' TERM
 for death in 1 2 3 4 5; do
@@ -160,6 +161,7 @@ def _core(home: Path, folders: Mapping[str, Path], keys: Secrets) -> dict[str, s
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(keys.passwords_file),
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow/airflow.db",
+        "DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "tools.demo.sqlite.LONG",
     }
 
 

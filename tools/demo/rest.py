@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
@@ -111,8 +112,14 @@ class AirflowApi:
         # On SQLite the scheduler compares with a clock that counts whole seconds: a run that is due now would
         # wait for the next one. The API wants the logical date named, even as null.
         due = datetime.now(UTC) - timedelta(seconds=1)
-        body = {"logical_date": None, "run_after": due.isoformat(), "conf": conf or {}}
-        return str(self.request("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)["dag_run_id"])
+        run = f"manual__{uuid.uuid4()}"  # named here: if it is asked for twice, it is there once
+        body = {"logical_date": None, "run_after": due.isoformat(), "conf": conf or {}, "dag_run_id": run}
+        try:
+            self._insist("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)
+        except ApiError as error:
+            if error.status != httpx.codes.CONFLICT:
+                raise
+        return run
 
     def run(self, dag_id: str, run_id: str) -> Json:
         """Return one run as it is now."""
@@ -162,7 +169,7 @@ class AirflowApi:
         """Ask for the files of these DAGs to be read again soon."""
         for dag_id in dag_ids:
             token = self.request("GET", f"/dags/{quote(dag_id)}")["file_token"]
-            self.request("PUT", f"/parseDagFile/{token}")
+            self._insist("PUT", f"/parseDagFile/{token}")
 
     def import_errors(self) -> list[Json]:
         """Return the DAG files that cannot be loaded, with `filename` and `stack_trace`."""
