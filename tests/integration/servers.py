@@ -38,14 +38,22 @@ def free_ports(count: int) -> list[int]:
 
 
 class MlflowServer:
-    """An MLflow server on SQLite.
+    """An MLflow server.
 
     :param artifacts: where it keeps artifacts: a folder of its own if None.
     :param extra: further environment, for instance the keys to its artifacts.
+    :param database: SQLAlchemy URL of its database; SQLite in its folder if None.
     """
 
-    def __init__(self, folder: Path, artifacts: str | None = None, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        artifacts: str | None = None,
+        extra: Mapping[str, str] | None = None,
+        database: str | None = None,
+    ) -> None:
         self.folder, (self.port,) = folder, free_ports(1)
+        self._database = database or f"sqlite:///{folder / 'mlflow.db'}"
         self._artifacts, self._extra = artifacts or str(folder / "artifacts"), dict(extra or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +64,7 @@ class MlflowServer:
     def start(self) -> None:
         """Starts the server and does not wait for it."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        command += ["--workers", "1", "--backend-store-uri", self._database]
         command += ["--artifacts-destination", self._artifacts]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self._extra}
         with (self.folder / "server.log").open("ab") as log:

