@@ -133,23 +133,34 @@ class LoadedModel:
         return lightgbm.Booster(model_str=text)
 
     def score(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
-        """Scores of rows by the deployed package, float64 [n].
+        """Scores of rows by the deployed package, float64 [n], or [n, classes].
 
         :param features: the columns `features`, as features.py builds them; others are ignored.
         :raises DataError: if one is missing.
         """
         return self._scorer.score(self._taken(features))
 
-    def explain(self, row: pd.DataFrame) -> Explanation:
+    def explain(self, row: pd.DataFrame, label: str | None = None) -> Explanation:
         """Why one row gets its score: what each feature adds, and its path through every tree.
 
         :param row: a frame of one row, with the columns `features`.
-        :raises DataError: if it is not one row, or a column is missing.
+        :param label: the class whose score is explained; the likeliest if None.
+        :raises DataError: if it is not one row, a column is missing, or there is no such class.
         """
         if len(row) != 1:
             raise DataError(f"one row is explained at a time, {len(row)} were given: take frame.iloc[[i]]")
         values = self._taken(row)
-        return explained(self._booster, self.features, values[0], float(self._scorer.score(values)[0]))
+        scores = np.atleast_1d(self._scorer.score(values)[0])
+        output = int(scores.argmax()) if label is None else self._class(label)
+        return explained(self._booster, self.features, values[0], float(scores[output]), output=output)
+
+    def _class(self, label: str) -> int:
+        classes = self.version.package.classes
+        if label not in classes:
+            raise DataError(
+                f"{self!r} has no class {label!r}; it has {', '.join(classes) or 'none, a score is one number'}"
+            )
+        return classes.index(label)
 
     def _taken(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
         if missing := [name for name in self.features if name not in features]:

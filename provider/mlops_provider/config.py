@@ -6,7 +6,6 @@ of another model.yaml under a name of its own. Overlays and bases are merged key
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from mlops_provider.sections import (
     Section,
     Training,
 )
+from mlops_provider.sections.objectives import METRICS, Scale
 
 
 class ModelConfig(Section):
@@ -52,12 +52,51 @@ class ModelConfig(Section):
     monitoring: Monitoring
     retrain: Retrain = Retrain()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_objective(cls, values: Any) -> Any:
+        """The metrics that go with the objective stand where model.yaml names none."""
+        return modelyaml.with_metrics(values)
+
+    @model_validator(mode="after")
+    def _predicts(self) -> ModelConfig:
+        """What the objective needs is there, and nothing is asked that it does not give."""
+        objective, label, evaluation = self.training.objective, self.data.label, self.evaluation
+        needs = {
+            "data.label.positive_above": (label.positive_above is not None, objective == "binary"),
+            "data.label.classes": (bool(label.classes), objective == "multiclass"),
+            "data.group": (self.data.group is not None, objective == "lambdarank"),
+        }
+        for key, (given, needed) in needs.items():
+            if given != needed:
+                raise ValueError(f"{key}: {'is needed' if needed else 'says nothing'} for the objective {objective}")
+        if objective == "multiclass" and len(label.classes) < 2:
+            raise ValueError("data.label.classes: at least two classes are needed")
+        stopping = self.training.early_stopping
+        asked = {
+            "evaluation.metric": evaluation.metric,
+            **({"training.early_stopping.metric": stopping.metric} if stopping else {}),
+        }
+        asked |= {f"evaluation.metrics[{number}]": name for number, name in enumerate(evaluation.metrics)}
+        for key, name in asked.items():
+            if name not in METRICS[objective]:
+                raise ValueError(
+                    f"{key}: {name} does not measure the objective {objective}; {', '.join(METRICS[objective])} do"
+                )
+        if objective != "binary" and evaluation.fairness:
+            raise ValueError(
+                f"evaluation.fairness: compares yes and no, which the objective {objective} does not decide"
+            )
+        if (limit := evaluation.calibration.max_error) and objective != "regression" and limit >= 1:
+            raise ValueError("evaluation.calibration.max_error: must be below 1, as scores are probabilities")
+        return self
+
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
-        taken = {self.data.key, self.data.event_time, "label"} & set(self.features.columns)
+        taken = {self.data.key, self.data.event_time, "label", "group"} & set(self.features.columns)
         if taken:
             raise ValueError(
-                f"features.columns must not name {', '.join(sorted(taken))}: key, event time and label stand beside them"
+                f"features.columns must not name {', '.join(sorted(taken))}: key, event time, label and group stand beside them"
             )
         if personal := sorted(set(self.data.pii) & set(self.features.columns)):
             raise ValueError(f"features.columns must not name {', '.join(personal)}: data.pii marks it")
@@ -73,7 +112,7 @@ class ModelConfig(Section):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
         for place, limits in (("gates", self.gates), ("monitoring.quality", self.monitoring.quality)):
             for metric, bounds in limits.thresholds.items():
-                _reachable(f"{place}.thresholds.{metric}", bounds, _METRICS[metric])
+                _reachable(f"{place}.thresholds.{metric}", bounds, METRICS[self.training.objective][metric])
         blocks = LENGTHS[self.data.partition] / parse_duration(self.evaluation.block)
         if blocks < self.evaluation.minimum_blocks:
             raise ValueError(
@@ -102,16 +141,12 @@ class ModelConfig(Section):
         return {name: self.model_dump(mode="json")[name] for name in names}
 
 
-# What a metric can be; log loss has no upper end.
-_METRICS: dict[str, tuple[float, float]] = {"auc": (0, 1), "log_loss": (0, math.inf), "brier": (0, 1)}
-
-
-def _reachable(place: str, bounds: Bounds, values: tuple[float, float]) -> None:
+def _reachable(place: str, bounds: Bounds, values: Scale) -> None:
     """Refuses limits that nothing can keep: with them every candidate would be refused, every partition a loss."""
-    if bounds.min is not None and bounds.min > values[1]:
-        raise ValueError(f"{place}.min ({bounds.min:g}) is more than it can be: {values[1]:g} at most")
-    if bounds.max is not None and bounds.max < values[0]:
-        raise ValueError(f"{place}.max ({bounds.max:g}) is less than it can be: {values[0]:g} at least")
+    if bounds.min is not None and bounds.min > values.high:
+        raise ValueError(f"{place}.min ({bounds.min:g}) is more than it can be: {values.high:g} at most")
+    if bounds.max is not None and bounds.max < values.low:
+        raise ValueError(f"{place}.max ({bounds.max:g}) is less than it can be: {values.low:g} at least")
 
 
 def load(directory: str | Path, environment: str = "") -> ModelConfig:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlops_provider.checks import Frozen
-from mlops_provider.exceptions import DataError, IntegrityError
+from mlops_provider.exceptions import IntegrityError
 
 # LightGBM reads values as near to zero as this as zero (its kZeroThreshold).
 _ZERO = 1e-35
@@ -64,21 +64,23 @@ class Explanation(Frozen):
         return "\n".join([head, *(f"  {added:+.6g}  {name}" for name, added in self.contributions.items())])
 
 
-def explained(booster: Any, names: Sequence[str], values: np.ndarray[Any, Any], score: float) -> Explanation:
+def explained(
+    booster: Any, names: Sequence[str], values: np.ndarray[Any, Any], score: float, *, output: int = 0
+) -> Explanation:
     """The explanation of one row.
 
     :param values: float64 [features], as the booster takes them.
-    :raises DataError: if the model has more than one output.
+    :param output: number of the class that the score is of, if there are several.
     :raises IntegrityError: if our way through the trees is not LightGBM's.
     """
-    if booster.num_model_per_iteration() > 1:
-        raise DataError("only models with one output are explained: this one has one for each class")
-    row = values.reshape(1, -1)
-    *added, base = (float(value) for value in booster.predict(row, pred_contrib=True)[0])
+    row, outputs = values.reshape(1, -1), booster.num_model_per_iteration()
+    parts = np.asarray(booster.predict(row, pred_contrib=True)).reshape(outputs, -1)
+    *added, base = (float(value) for value in parts[output])
     trees = booster.dump_model()["tree_info"]
-    paths = tuple(_path(number, tree["tree_structure"], names, values) for number, tree in enumerate(trees))
+    numbers = range(output, len(trees), outputs)
+    paths = tuple(_path(number, trees[number]["tree_structure"], names, values) for number in numbers)
     leaves = np.asarray(booster.predict(row, pred_leaf=True)).reshape(-1)
-    if [path.leaf for path in paths] != leaves.tolist():
+    if [path.leaf for path in paths] != leaves[output::outputs].tolist():
         raise IntegrityError(
             "the paths through the trees do not end in the leaves that LightGBM names: they are not told"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mlops_provider.exceptions import ConfigError
+from mlops_provider.sections.objectives import METRICS, STOPPING
 
 Sources = list[tuple[Path, str]]
 """The files of a configuration with their texts, the one that wins first."""
@@ -92,6 +93,25 @@ def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def with_metrics(values: Any) -> Any:
+    """The content with the metrics that go with `training.objective` where it names none; anything else as it is."""
+    if not isinstance(values, dict):
+        return values
+    training, evaluation = values.get("training"), values.get("evaluation", {})
+    if not isinstance(training, dict) or not isinstance(evaluation, dict):
+        return values
+    objective = str(training.get("objective", "binary"))
+    if objective not in METRICS or objective == "binary":
+        return values
+    known = list(METRICS[objective])
+    named = evaluation.get("metrics")
+    metrics = {"metrics": known, "metric": named[0] if isinstance(named, list | tuple) and named else known[0]}
+    filled = {**values, "evaluation": {**metrics, **evaluation}}
+    if isinstance(stopping := training.get("early_stopping"), dict):
+        filled["training"] = {**training, "early_stopping": {"metric": STOPPING[objective], **stopping}}
+    return filled
 
 
 def explained(place: tuple[int | str, ...], message: str, found: object, sources: Sources, path: Path) -> str:

@@ -147,7 +147,7 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("features", {"build": "../features.py:build"}, "features.build", "features.py:build"),
         ("features", {"build": "os:system"}, "features.build", "features.py:build"),
         ("features", {"columns": []}, "features.columns", "at least 1"),
-        ("evaluation", {"metric": "accuracy"}, "evaluation.metric", "'auc', 'log_loss' or 'brier'"),
+        ("evaluation", {"metric": "f1"}, "evaluation.metric", "'auc', 'log_loss', 'brier'"),
         ("evaluation", {"metrics": ["brier"]}, "evaluation", "must name the primary metric 'auc'"),
         ("evaluation", {"cut": 1}, "evaluation.cut", "less than 1"),
         ("gates", {"thresholds": {"auc": {"min": None}}}, "gates.thresholds.auc", "give min, max or both"),
@@ -513,6 +513,7 @@ def test_every_parameter_of_lightgbm_that_may_be_set_has_a_range_or_is_a_switch(
         "use_missing",
         "feature_pre_filter",
         "enable_bundle",
+        "lambdarank_norm",
     }
     assert set(RANGES) | switches == set(_PARAMS.split())
 

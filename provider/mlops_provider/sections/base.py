@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -53,8 +53,6 @@ Function = Annotated[str, AfterValidator(_function)]
 Duration = Annotated[str, AfterValidator(_duration)]
 Span = Annotated[Duration, AfterValidator(_longer_than_nothing)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Metric = Literal["auc", "log_loss", "brier"]
-
 
 _NUMBERS = (int, float, int | None, float | None, int | float | None)
 

@@ -20,13 +20,27 @@ from mlops_provider.sections.base import REF, Duration, Function, Inside, Name, 
 class Label(Section):
     """What came true, and when it is known.
 
-    `positive_above` makes a binary label of a number: 1 above it, 0 up to it, unlabelled where it is null.
+    A row whose label is null is unlabelled. What else is needed follows from `training.objective`: nothing for a number
+    (``regression``), or for a relevance from 0 to 30 (``lambdarank``).
+
+    :param positive_above: makes a binary label of a number: 1 above it, 0 up to it.
+    :param classes: the values of the column that are the classes, in the order of their scores.
     """
 
     source: str
     column: str
-    positive_above: float = Field(allow_inf_nan=False)
+    positive_above: float | None = Field(None, allow_inf_nan=False)
+    classes: tuple[str | int, ...] = Field((), max_length=1_000)
     delay: Duration
+
+    @field_validator("classes")
+    @classmethod
+    def _of_one_kind(cls, classes: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("names a class twice")
+        if len({type(name) for name in classes}) > 1:
+            raise ValueError("must be all text or all whole numbers, as the column holds them")
+        return classes
 
 
 class Suites(Section):
@@ -221,12 +235,14 @@ class Data(Section):
     :param watch: look for new inputs and labels, instead of being told. It shapes no model, so that it is no part of the
         code archive and of fingerprints.
     :param changes: what a partition is held against beside its suites.
+    :param group: column of the inputs that says which rows are ranked against each other, a query or a session say.
     """
 
     source: str
     partition: Frequency
     key: str
     event_time: str
+    group: str | None = None
     lead: Duration = "0h"
     columns: tuple[str, ...] = Field(min_length=1)
     pii: tuple[str, ...] = ()
@@ -276,6 +292,14 @@ class Data(Section):
                 raise ValueError(
                     f"{name} must not hold {' '.join(odd)}: it names one file, and only {{partition}} stands for something"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Data:
+        if self.group and self.group not in self.columns:
+            raise ValueError(f"columns must name {self.group!r} (group)")
+        if self.group in (self.key, self.event_time):
+            raise ValueError(f"group must be a column of its own, {self.group!r} is key or event_time")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mlops_provider.sections.base import Metric, Name, Section, Share, Span
+from mlops_provider.sections.base import Name, Section, Share, Span
+from mlops_provider.sections.objectives import Metric
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Disparity = Literal["demographic_parity_difference", "equalized_odds_difference"]
@@ -51,10 +52,10 @@ class Slices(Section):
 
 
 class Baselines(Section):
-    """The simple models that a candidate is compared with: the prevalence, and a logistic regression.
+    """The simple models that a candidate is compared with: one that knows the labels' distribution alone, and a linear one.
 
     :param severity: what it means if the candidate is not proved better than both.
-    :param rows: the logistic regression is fitted on this many rows at most.
+    :param rows: the linear model is fitted on this many rows at most.
     """
 
     severity: Literal["fail", "warn"] = "warn"
@@ -62,14 +63,15 @@ class Baselines(Section):
 
 
 class Calibration(Section):
-    """Whether scores are probabilities.
+    """Whether scores are probabilities; of a regression, whether they are right on average wherever they lie.
 
     :param bins: of equally many rows.
-    :param max_error: the expected calibration error above which there is a warning; None for none.
+    :param max_error: the expected calibration error above which there is a warning, of a regression in the unit of the
+        label; None for none.
     """
 
     bins: int = Field(10, ge=2, le=100)
-    max_error: float | None = Field(None, gt=0, lt=1)
+    max_error: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class Importance(Section):
@@ -109,13 +111,14 @@ class Robustness(Section):
 class Evaluation(Section):
     """How candidate and champion are compared, on the same holdout rows.
 
-    :param metric: the primary metric, the one that a candidate must improve.
-    :param cut: a score from here on is decided as positive.
+    :param metric: the primary metric, the one that a candidate must improve. It and `metrics` follow from
+        `training.objective` if they are not given.
+    :param cut: a score from here on is decided as positive; for a binary objective alone.
     :param block: resampling unit of the paired bootstrap, in event time.
     :param confidence: of the two-sided interval.
     :param slices: slices by name; they gate (`gates.slices`).
     :param minimum_rows: a slice with fewer labelled rows is told and gates nothing.
-    :param fairness: columns whose groups are compared.
+    :param fairness: columns whose groups are compared; for a binary objective alone.
     """
 
     metric: Metric = "auc"

@@ -70,6 +70,7 @@ RANGES: dict[str, Range] = {
     "max_cat_to_onehot": Range(True, 1, _LARGEST),
     "min_data_per_group": Range(True, 1, _LARGEST),
     "sigmoid": _ABOVE_ZERO,
+    "lambdarank_truncation_level": Range(True, 1, _LARGEST),
 }
 
 

@@ -10,9 +10,10 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_provider.sections.base import Function, Metric, Name, Section, Share, Span
+from mlops_provider.sections.base import Function, Name, Section, Share, Span
 from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate
 from mlops_provider.sections.lightgbm import amiss
+from mlops_provider.sections.objectives import PARAMS, Metric, Objective
 from mlops_provider.sections.tune import Tune, fault
 
 
@@ -94,7 +95,8 @@ _PARAMS = (
     "neg_bagging_fraction bagging_freq bagging_seed feature_fraction feature_fraction_bynode feature_fraction_seed "
     "extra_trees extra_seed max_delta_step lambda_l1 lambda_l2 min_gain_to_split path_smooth max_bin min_data_in_bin "
     "bin_construct_sample_cnt data_random_seed is_unbalance scale_pos_weight sigmoid boost_from_average use_missing "
-    "feature_pre_filter enable_bundle cat_smooth cat_l2 max_cat_threshold max_cat_to_onehot min_data_per_group"
+    "feature_pre_filter enable_bundle cat_smooth cat_l2 max_cat_threshold max_cat_to_onehot min_data_per_group "
+    "lambdarank_truncation_level lambdarank_norm"
 )
 _STOPPING = "early_stopping_round early_stopping_rounds early_stopping n_iter_no_change early_stopping_min_delta first_metric_only"
 
@@ -105,7 +107,7 @@ class EarlyStopping(Section):
     :param rounds: trees without an improvement after which training stops; those up to the best one are kept.
     :param window: the last stretch of the labelled rows, in event time, that is measured on and not fitted on. Between it and
         what is fitted on lies the label delay.
-    :param metric: what is measured, every row counting once.
+    :param metric: what is measured, every row counting once; it follows from `objective` if it is not given.
     """
 
     rounds: int = Field(ge=1)
@@ -133,13 +135,15 @@ class Weight(Section):
 class Training(Section):
     """How a candidate is trained.
 
+    :param objective: what is predicted. ``binary``: the chance of one of two outcomes. ``multiclass``: the chance of each
+        class of `data.label.classes`. ``regression``: a number. ``lambdarank``: the order within each group of `data.group`.
     :param fit: ``fit(features, labels, weights, settings)`` in the model's directory, instead of LightGBM as told here.
     :param start: ``champion`` goes on from the champion's trees and adds `rounds` to them; ``fresh`` starts anew.
     :param memory: ``streamed`` keeps rows on disk, for data that is larger than memory; the trees are the same.
     """
 
     engine: Literal["lightgbm"] = "lightgbm"
-    objective: Literal["binary"] = "binary"
+    objective: Objective = "binary"
     params: dict[str, int | float | bool | str] = {}
     rounds: int = Field(100, ge=1, le=100_000)
     window: Window = Window()
@@ -183,6 +187,13 @@ class Training(Section):
         for key, value in (("fit", self.fit), ("start", self.start if self.start == "champion" else None)):
             if value and self.memory == "streamed":
                 raise ValueError(f"memory streamed does not go with {key} {value}, which needs all rows at once")
+        return self
+
+    @model_validator(mode="after")
+    def _of_use(self) -> Training:
+        for place, given in (("params", self.params), ("tune.space", self.tune.space if self.tune else {})):
+            if idle := sorted(name for name in given if self.objective not in PARAMS.get(name, (self.objective,))):
+                raise ValueError(f"{place}: {', '.join(idle)}: says nothing for the objective {self.objective}")
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ TRUTHS = frozenset({
     "use_missing",
     "feature_pre_filter",
     "enable_bundle",
+    "lambdarank_norm",
 })
 _SEEDS = frozenset({"bagging_seed", "feature_fraction_seed", "extra_seed", "data_random_seed"})
 

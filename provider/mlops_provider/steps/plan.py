@@ -70,7 +70,7 @@ class State:
 
     @cached_property
     def accepted(self) -> dict[str, FeatureVersion]:
-        return accepted(self.records)
+        return accepted(self.job, self.records)
 
     @cached_property
     def champion(self) -> ModelVersion | None:

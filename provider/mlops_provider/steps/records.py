@@ -158,7 +158,9 @@ class Latency(Frozen):
 class Package(Frozen):
     """A model as it is deployed: data, not code.
 
+    :param objective: what it predicts; `classes` those that its scores have columns for, none if a score is one number.
     :param features: names in the order of the input tensor.
+    :param cut: a score from here on is decided as positive; None unless the objective is binary.
     :param fitted: the version's own statistics, applied to features before they are scored.
     :param files: what travels with the model, by file name: golden.json, schema.json, profile.json, environment.txt,
         and the edge variants if model.yaml asks for them. Empty in records of old.
@@ -172,7 +174,9 @@ class Package(Frozen):
     code: CodeRef
     features: tuple[str, ...]
     fitted: Artifact | None = None
-    cut: float
+    objective: str = "binary"
+    classes: tuple[str, ...] = ()
+    cut: float | None
     parity: Verdict
     files: dict[str, Artifact] = {}
     latency: tuple[Latency, ...] = ()
@@ -289,7 +293,8 @@ class ScoreWork(Frozen):
 class Predictions(Frozen):
     """A scored partition: the manifest that commits it.
 
-    :param positives: rows decided as positive.
+    :param positives: rows decided as positive; None unless the objective is binary.
+    :param mean_score: of a multiclass objective the mean score of the likeliest class.
     """
 
     partition: str
@@ -297,7 +302,7 @@ class Predictions(Frozen):
     version: int
     fingerprint: str
     rows: int
-    positives: int
+    positives: int | None
     mean_score: float
     inputs: Artifact
     history: dict[str, Artifact] = {}

@@ -55,6 +55,16 @@ def test_accepted_partitions_are_done(accepted: World) -> None:
     assert plan.ci(accepted.job()) == []
 
 
+def test_labels_of_another_meaning_are_judged_anew_and_never_learned_from_together(accepted: World) -> None:
+    job = accepted.configure(data={"label": {"positive_above": 1}})
+    assert partitions(plan.ci(job)) == list(DAYS[:3])
+    assert State(job).accepted == {}
+    accepted.loops(job).ci()
+    assert plan.ci(job) == []
+    assert list(State(job).accepted) == list(DAYS[:3])
+    assert partitions(plan.ci(accepted.configure())) == list(DAYS[:3])
+
+
 @pytest.mark.parametrize("what", ["inputs", "labels"])
 def test_a_partition_that_is_delivered_anew_is_judged_again(accepted: World, what: str) -> None:
     accepted.rewrite(DAYS[1], what, lambda frame: frame.iloc[::-1])

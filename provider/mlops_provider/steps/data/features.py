@@ -13,8 +13,8 @@ from mlops_provider.sections import KNOWN_AT, PAST
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import past, privacy
 from mlops_provider.steps.data.feature_checks import Function, check_features
+from mlops_provider.steps.data.rows import GROUP, check_key, event_times, groups, in_partition, labels
 from mlops_provider.steps.data.rows import LABEL as LABEL
-from mlops_provider.steps.data.rows import check_key, event_times, in_partition, labels
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact
@@ -34,8 +34,10 @@ class FeaturesArguments(Frozen):
 
 
 class FeaturesResult(Frozen):
-    """The labelled feature table: key, event time, the features as float64, and the label (null where there is none).
+    """The labelled feature table: key, event time, the features as float64, and the label (null where there is none). Of a
+    ranking it has the group, too.
 
+    :param positives: rows with a positive label; None if the objective knows none.
     :param verdict: what was found of the features function on this partition.
     :param built_from: the accepted inputs, where others had been put into quarantine.
     """
@@ -44,7 +46,7 @@ class FeaturesResult(Frozen):
     table: Artifact
     built_from: Artifact | None = None
     labelled: int
-    positives: int
+    positives: int | None = None
     verdict: Verdict
 
 
@@ -86,7 +88,7 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
         table=tables.write_frame(job.storage, job.under("features", work.partition), frame),
         built_from=arguments.accepted,
         labelled=len(labelled),
-        positives=int(labelled.sum()),
+        positives=int(labelled.sum()) if job.config.training.objective == "binary" else None,
         verdict=verdict,
     )
 
@@ -172,10 +174,12 @@ def _held(job: Job, found: Delivered, made: pd.DataFrame) -> Verdict:
 
 
 def _beside(job: Job, found: Delivered, made: pd.DataFrame) -> pd.DataFrame:
-    """The features with key and event time before them."""
+    """The features with key and event time before them, and of a ranking the group."""
     data, features = job.config.data, made.copy()
     features.insert(0, data.key, found.rows[data.key])
     features.insert(1, data.event_time, found.event_time)
+    if data.group:
+        features.insert(2, GROUP, groups(found.rows, data.group, found.uri))
     return features
 
 

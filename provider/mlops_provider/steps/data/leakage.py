@@ -27,9 +27,10 @@ def leakage(job: Job, table: Artifact) -> list[Check]:
         label = file.read(columns=[LABEL]).column(0).to_numpy().astype("float64")
         known = ~np.isnan(label)
         outcome = label[known]
-        if fewest := _too_few(outcome):
+        outcomes = _outcomes(job, outcome)
+        if fewest := _too_few(outcomes[0]):
             return [Check(name="leakage", passed=False, severity="warn", subject="features", detail=fewest)]
-        found = {name: strength(_values(file, name)[known], outcome) for name in names}
+        found = {name: max(strength(_values(file, name)[known], told) for told in outcomes) for name in names}
     leaks = [_leak(name, value, limit) for name, value in found.items() if value > limit]
     strongest = max(found, key=lambda name: found[name])
     told = f"the strongest of {len(found)} features is {strongest}"
@@ -37,6 +38,19 @@ def leakage(job: Job, table: Artifact) -> list[Check]:
         name="leakage", passed=True, value=found[strongest], threshold=limit, subject="features", detail=told
     )
     return leaks or [passed]
+
+
+def _outcomes(job: Job, labels: Floats) -> list[Floats]:
+    """What a feature may tell of the labels, as outcomes of 0 and 1: the label itself; each class that has rows enough, against
+    all others; of a number, whether it is above the median, or on it if none is."""
+    objective = job.config.training.objective
+    if objective == "binary":
+        return [labels]
+    if objective == "multiclass":
+        each = [(labels == place).astype(float) for place in range(len(job.config.data.label.classes))]
+        return [one for one in each if not _too_few(one)] or each
+    middle = float(np.median(labels)) if len(labels) else 0.0
+    return [(labels > middle).astype(float) if (labels > middle).any() else (labels == middle).astype(float)]
 
 
 def strength(values: Floats, label: Floats) -> float:

@@ -69,16 +69,22 @@ def _expectations(job: Job, table: Artifact, partition: str) -> Iterator[dict[st
                     "critical",
                     column=name,
                 )
-            elif name == LABEL:
-                yield _expect(
-                    "column_values_to_be_in_set", "The label is binary.", "critical", column=name, value_set=[0, 1]
-                )
+            elif name == LABEL and (values_of := _label_values(job)):
+                why = f"The label of the objective {job.config.training.objective}."
+                yield _expect("column_values_to_be_in_set", why, "critical", column=name, value_set=values_of)
             elif name in data.pii:
                 # Limits and lists of values would tell whose they are.
                 if present := _present(name, len(values), len(values) - values.null_count, partition):
                     yield present
             else:
                 yield from _column(name, values, partition)
+
+
+def _label_values(job: Job) -> list[int]:
+    """The values that a label can have; empty if it can be any number."""
+    if job.config.training.objective == "binary":
+        return [0, 1]
+    return list(range(len(job.config.data.label.classes)))
 
 
 def _rows(rows: int, partition: str) -> dict[str, Any]:

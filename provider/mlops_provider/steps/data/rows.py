@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL = "label"
+GROUP = "group"
+_RELEVANCE = 30  # LightGBM's gain of a relevance is 2 to its power, and 31 are the most that it has
 
 
 def check_key(rows: pd.DataFrame, key: str, uri: str) -> None:
@@ -55,21 +57,67 @@ def in_partition(times: pd.Series[Any], partition: str, frequency: str, uri: str
 
 
 def labels(job: Job, artifact: Artifact, keys: pd.Series[Any]) -> pd.Series[Any]:
-    """The binary label of each key; NaN where it is null or not delivered.
+    """The label of each key, float64: 0 or 1, the number of a class, a value, or a relevance; NaN where it is null or not
+    delivered.
 
-    :raises DataError: if the labels are no numbers, repeat a key, or there are none.
+    :raises DataError: if the labels are not what the objective needs, repeat a key, or there are none.
     """
-    import pyarrow as pa
-
     label, key = job.config.data.label, job.config.data.key
     table = tables.read(job.storage, artifact, (key, label.column))
-    kind = table.schema.field(label.column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise DataError(f"{artifact.uri}: the label {label.column!r} must be a number, found {kind}")
     values = table.to_pandas(ignore_metadata=True).set_index(key)[label.column]
     if values.index.has_duplicates:
         raise DataError(f"{artifact.uri}: {int(values.index.duplicated().sum())} keys have more than one label")
     found = keys.map(values)
     if found.isna().all():
         raise DataError(f"{artifact.uri}: the label {label.column!r} is null or missing for every row of the partition")
-    return (found > label.positive_above).astype("float64").where(found.notna())
+    return _numbered(job, found, f"{artifact.uri}: the label {label.column!r}", table.schema.field(label.column).type)
+
+
+def _numbered(job: Job, found: pd.Series[Any], what: str, kind: Any) -> pd.Series[Any]:
+    """Labels as numbers.
+
+    :param kind: their type as delivered.
+    """
+    import pyarrow as pa
+
+    label, objective = job.config.data.label, job.config.training.objective
+    if objective == "multiclass":
+        return _class_numbers(found, label.classes, what)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{what} must be a number, found {kind}")
+    numbers, known = found.astype("float64"), found.notna()
+    if label.positive_above is not None:
+        return (numbers > label.positive_above).astype("float64").where(known)
+    if infinite := int(numbers.isin([float("inf"), float("-inf")]).sum()):
+        raise DataError(f"{what} is infinite in {infinite} rows")
+    if objective == "lambdarank":
+        odd = known & ~((numbers % 1 == 0) & numbers.between(0, _RELEVANCE))
+        if odd.any():
+            raise DataError(
+                f"{what} must be a relevance, a whole number from 0 to {_RELEVANCE}: {int(odd.sum())} rows have another, such "
+                f"as {numbers[odd].iloc[0]:g}"
+            )
+    return numbers
+
+
+def _class_numbers(found: pd.Series[Any], classes: tuple[str | int, ...], what: str) -> pd.Series[Any]:
+    """The place of each label among the classes of model.yaml."""
+    numbers = found.astype("object").map({name: place for place, name in enumerate(classes)}).astype("float64")
+    strange = found[found.notna() & numbers.isna()]
+    if len(strange):
+        named = ", ".join(repr(value) for value in strange.astype("object").unique()[:5])
+        raise DataError(
+            f"{what} has values that data.label.classes does not name, in {len(strange)} rows: {named}; the classes are "
+            f"{', '.join(map(repr, classes))}"
+        )
+    return numbers
+
+
+def groups(rows: pd.DataFrame, column: str, uri: str) -> pd.Series[Any]:
+    """What says which rows are ranked against each other.
+
+    :raises DataError: if it is null.
+    """
+    if missing := int(rows[column].isna().sum()):
+        raise DataError(f"{uri}: the group {column!r} is null in {missing} rows")
+    return rows[column]

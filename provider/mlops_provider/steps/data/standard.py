@@ -1,4 +1,5 @@
-"""What a partition is judged by beside its own files: a refusal by other suites, settings or code does not stand for ever."""
+"""What a partition is judged by beside its own files: a refusal by other suites, settings or code does not stand for ever, and
+neither does an acceptance with labels of another meaning."""
 
 from __future__ import annotations
 
@@ -21,9 +22,16 @@ def standard(job: Job, *, code: bool) -> str:
     return digest([suites, settings, [job.model.code_hash, job.config.sections("features")] if code else None])
 
 
+def meaning(job: Job) -> str:
+    """Hash of what a label is: its column and how it is read. Labels of two meanings must never be learned from together."""
+    data, objective = job.config.data, job.config.training.objective
+    return digest([data.label.column, data.label.positive_above, data.label.classes, data.group, objective])
+
+
 def stands(job: Job, record: Record) -> bool:
-    """Whether a verdict on a partition still holds: what was accepted does, and so do refusals of old, which name no standard."""
+    """Whether a verdict on a partition still holds: an acceptance as long as labels mean the same, a refusal as long as nothing
+    that judged it has changed. Records of old name neither, and stand."""
+    if record.outcome != "refused":
+        return record.facts.get("meaning") in (None, meaning(job))
     known = record.facts.get("standard")
-    if record.outcome != "refused" or known is None:
-        return True
-    return bool(known == standard(job, code=record.facts["by_code"]))
+    return known is None or bool(known == standard(job, code=record.facts["by_code"]))

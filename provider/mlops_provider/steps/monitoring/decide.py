@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.ledger import Draft, Record, champion, last
+from mlops_provider.steps.data.standard import stands
 from mlops_provider.steps.records import Decision, Drifted, FeatureVersion, Measured
 from mlops_provider.steps.step import Job, step
 
@@ -47,7 +48,7 @@ def decide(job: Job, arguments: DecideArguments) -> Decision:
 
 def judge(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> tuple[bool, str]:
     """Whether to train, and the reason."""
-    labelled = [name for name in accepted(records) if name <= arguments.partition]
+    labelled = [name for name in accepted(job, records) if name <= arguments.partition]
     need = job.config.training.window.minimum + 1
     if len(labelled) < need:
         return False, f"not enough data: {len(labelled)} of {need} labelled partitions"
@@ -61,13 +62,13 @@ def judge(job: Job, arguments: DecideArguments, records: tuple[Record, ...]) -> 
     return _threshold(job, arguments, records)
 
 
-def accepted(records: tuple[Record, ...]) -> dict[str, FeatureVersion]:
-    """The data version of each partition whose newest delivery was accepted, in order of time."""
+def accepted(job: Job, records: tuple[Record, ...]) -> dict[str, FeatureVersion]:
+    """The data version of each partition whose newest delivery was accepted, with labels of today's meaning, in order of time."""
     newest = {record.partition: record for record in records if record.kind == "data"}
     return {
         name: FeatureVersion.model_validate(newest[name].facts["data"])
         for name in sorted(newest)
-        if newest[name].outcome == "accepted"
+        if newest[name].outcome == "accepted" and stands(job, newest[name])
     }
 
 

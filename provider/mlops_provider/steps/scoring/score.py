@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,8 +12,10 @@ from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.ledger import Draft, Record
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.features import build
+from mlops_provider.steps.data.rows import GROUP
 from mlops_provider.steps.data.statistics import applied
-from mlops_provider.steps.records import Predictions, ScoreWork
+from mlops_provider.steps.records import Package, Predictions, ScoreWork
+from mlops_provider.steps.scoring.decisions import Array, decided
 from mlops_provider.steps.scoring.predictions import committed, folder, unscored
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
@@ -66,8 +69,9 @@ def refuse_scoring(job: Job, arguments: RefuseScoringArguments) -> Unscored:
 def score(job: Job, arguments: ScoreArguments) -> Predictions:
     """Scores every row of a partition, with features built by the code that the version was trained with.
 
-    Written are key, event time, score, label decided, model version and time. The table is named by its content; the manifest
-    that names it is created last and once: a reader never sees half a partition, and a rerun finds it done.
+    Written are key, event time, score, what is decided by it (`scored_columns`), model version and time. The table is named by
+    its content; the manifest that names it is created last and once: a reader never sees half a partition, and a rerun finds
+    it done.
 
     :raises RequestError: if the version has seen the partition.
     """
@@ -87,6 +91,29 @@ def _later_than_seen(first: dt.datetime, work: ScoreWork) -> None:
         )
 
 
+def scored_columns(package: Package, scores: Array, groups: Any = None) -> dict[str, Any]:
+    """What a table of predictions says of the scores.
+
+    Binary: ``score`` and whether it reaches the cut (``label``). Multiclass: the likeliest class (``label``), its ``score`` and
+    the ``scores`` of all classes. Regression: ``score``. Ranking: ``score``, ``group`` and the ``rank`` in it, 1 is first.
+
+    :param scores: float [n] or [n, classes].
+    :param groups: of a ranking, a Series [n].
+    """
+    choice = decided(scores, package.cut)
+    if package.classes:
+        assert choice is not None
+        names = pa.DictionaryArray.from_arrays(pa.array(choice, pa.int32()), pa.array(package.classes))
+        listed = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), len(package.classes))
+        return {"score": scores.max(axis=1), "label": names, "scores": listed}
+    if groups is not None:
+        import pandas as pd
+
+        ranks = pd.Series(-scores, index=groups.index).groupby(groups).rank(method="first").astype("int32")
+        return {"group": groups, "score": scores, "rank": ranks}
+    return {"score": scores} if choice is None else {"score": scores, "label": choice}
+
+
 def _scored(job: Job, work: ScoreWork) -> Predictions:
     version, now = work.version, dt.datetime.now(dt.UTC)
     features = build(job, work.partition, work.inputs, work.history)
@@ -94,13 +121,12 @@ def _scored(job: Job, work: ScoreWork) -> Predictions:
     scorer = Scorer.of(version.package, job.storage, threads=job.config.scoring.resources.cpu)
     given = applied(job, version.package.fitted, features[list(version.package.features)])
     scores = scorer.score(given.to_numpy())
-    decided = scores >= version.package.cut
     data, rows = job.config.data, len(scores)
+    columns = scored_columns(version.package, scores, features[GROUP] if data.group else None)
     table = pa.table({
         data.key: features[data.key],
         data.event_time: features[data.event_time],
-        "score": scores,
-        "label": decided,
+        **columns,
         "model": pa.repeat(version.model, rows).dictionary_encode(),
         "version": pa.repeat(pa.scalar(version.version, pa.int32()), rows),
         "scored_at": pa.repeat(pa.scalar(now, pa.timestamp("us", tz="UTC")), rows),
@@ -111,8 +137,8 @@ def _scored(job: Job, work: ScoreWork) -> Predictions:
         version=version.version,
         fingerprint=version.fingerprint,
         rows=rows,
-        positives=int(decided.sum()),
-        mean_score=float(scores.mean()),
+        positives=int(columns["label"].sum()) if version.package.objective == "binary" else None,
+        mean_score=float(columns["score"].mean()),
         inputs=work.inputs,
         history=work.history,
         code=version.package.code,

@@ -33,6 +33,11 @@ class Scorer:
         return cls(storage.fetch(package.onnx), threads=threads)
 
     def score(self, features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Scores of rows: float64 [n, features] in, float64 [n] out."""
+        """Scores of rows: float64 [n, features] in, float64 [n] out, or [n, classes]."""
         found = self._session.run(["score"], {"input": np.ascontiguousarray(features, np.float64)})[0]
-        return np.asarray(found, np.float64)[:, 0]
+        return one_or_many(np.asarray(found, np.float64))
+
+
+def one_or_many(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Scores as the house has them: [n] if there is one for each row."""
+    return scores[:, 0] if scores.shape[1] == 1 else scores

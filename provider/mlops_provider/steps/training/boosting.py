@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from mlops_provider.exceptions import ConfigError
+from mlops_provider.sections.objectives import larger_is_better
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
+from mlops_provider.steps.training.objectives import objective
 
 log = logging.getLogger("mlops_provider")
 
@@ -24,13 +26,32 @@ class Rows:
     """What is learned from, or measured on.
 
     :param features: float64 [n, features], or a list of LightGBM's ``Sequence`` of such rows.
-    :param labels: float64 [n].
+    :param labels: float64 [n], of a ranking [n, 2], whose groups follow each other (metrics.py).
     :param weights: float64 [n]; None if all rows count alike.
     """
 
     features: Any
     labels: Array
     weights: Array | None = None
+
+    @property
+    def plain(self) -> Array:
+        """The labels without the groups, float64 [n]."""
+        return self.labels[:, 0] if self.labels.ndim == 2 else self.labels
+
+    @property
+    def groups(self) -> Array | None:
+        """How many rows each group has, in the order of the rows; None unless it is a ranking."""
+        if self.labels.ndim != 2:
+            return None
+        ends = np.flatnonzero(np.diff(self.labels[:, 1])) + 1
+        return np.asarray(np.diff(np.r_[0, ends, len(self.labels)]))
+
+    def dataset(self, **settings: Any) -> Any:
+        """The rows as LightGBM takes them."""
+        import lightgbm
+
+        return lightgbm.Dataset(self.features, label=self.plain, weight=self.weights, group=self.groups, **settings)
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ def settings(job: Job) -> dict[str, Any]:
     training = job.config.training
     return {
         **training.params,
+        **objective(job.config).params,
         "objective": training.objective,
         "seed": training.seed,
         "num_threads": training.resources.cpu,
@@ -84,26 +106,26 @@ def boosted(
     training, features = job.config.training, job.config.features
     given = {"data_random_seed": bin_seed(training.seed), **settings(job), "metric": "None"}
     columns = {"feature_name": list(features.columns), "categorical_feature": list(features.categorical)}
-    dataset = lightgbm.Dataset(rows.features, label=rows.labels, weight=rows.weights, params=given, **columns)
+    dataset = rows.dataset(params=given, **columns)
     more: dict[str, Any] = {"callbacks": list(callbacks) or [_progress(training.rounds)]}
     if validation is not None:
-        more |= _stopping(job, lightgbm.Dataset(validation.features, label=validation.labels, reference=dataset))
+        more |= _stopping(job, validation, validation.dataset(reference=dataset))
     if start is not None:
         more["init_model"] = lightgbm.Booster(model_str=start)
     booster = lightgbm.train(given, dataset, num_boost_round=training.rounds, **more)
     return Boosted(str(booster.model_to_string()), _best(booster))
 
 
-def _stopping(job: Job, dataset: Any) -> dict[str, Any]:
+def _stopping(job: Job, validation: Rows, dataset: Any) -> dict[str, Any]:
     """Early stopping by a metric of our own: LightGBM's sums depend on the number of threads in their last digits."""
     import lightgbm
 
     asked = job.config.training.early_stopping
     assert asked is not None
 
-    def measured(scores: Array, of: Any) -> tuple[str, float, bool]:
-        value = metrics.measure((asked.metric,), np.asarray(of.get_label(), np.float64), scores)[asked.metric]
-        return asked.metric, value, metrics.LARGER_IS_BETTER[asked.metric]
+    def measured(scores: Array, _: Any) -> tuple[str, float, bool]:
+        value = metrics.measure((asked.metric,), validation.labels, scores)[asked.metric]
+        return asked.metric, value, larger_is_better(asked.metric)
 
     stop = lightgbm.early_stopping(asked.rounds, verbose=False)
     callbacks = [_progress(job.config.training.rounds), stop]
@@ -126,7 +148,8 @@ def _progress(rounds: int) -> Any:
 def own(job: Job, features: Any, rows: Rows, validation: tuple[Any, Array] | None, start: str | None = None) -> Boosted:
     """What the model's own `fit` makes of the rows.
 
-    :param features: the features of the rows as a DataFrame; `validation` features and labels likewise.
+    :param features: the features of the rows as a DataFrame; `validation` features and labels likewise, of a ranking with the
+        rows of its groups as a third.
     :raises ConfigError: if it raises, or returns what cannot be packaged.
     """
     import lightgbm
@@ -137,16 +160,24 @@ def own(job: Job, features: Any, rows: Rows, validation: tuple[Any, Array] | Non
         "params": settings(job),
         "rounds": training.rounds,
         "categorical": list(job.config.features.categorical),
-        "validation": validation,
+        "validation": _validation(validation),
         "early_stopping": training.early_stopping.rounds if training.early_stopping else None,
         "start": lightgbm.Booster(model_str=start) if start else None,
+        "groups": rows.groups,
     }
     function = job.model.function(training.fit)
     try:
-        made = function(features, rows.labels, rows.weights, told)
+        made = function(features, rows.plain, rows.weights, told)
     except Exception as error:
         raise ConfigError(f"{job.config.name}: {training.fit} raised {type(error).__name__}: {error}") from error
     return Boosted(_accepted(job, f"{job.config.name}: {training.fit}", made))
+
+
+def _validation(given: tuple[Any, Array] | None) -> tuple[Any, ...] | None:
+    if given is None:
+        return None
+    rows = Rows(*given)
+    return (rows.features, rows.plain) if rows.groups is None else (rows.features, rows.plain, rows.groups)
 
 
 def _accepted(job: Job, what: str, made: object) -> str:
@@ -166,9 +197,11 @@ def _accepted(job: Job, what: str, made: object) -> str:
     if (names := made.feature_name()) != wanted:
         raise ConfigError(f"{what} returned a model of the features {', '.join(names)}, expected {', '.join(wanted)}")
     text = str(made.model_to_string())
-    objective = next((line for line in text.splitlines() if line.startswith("objective=")), "objective=none")
-    if objective.removeprefix("objective=").split(" ")[0] != job.config.training.objective:
-        raise ConfigError(f"{what} returned a model with {objective}, model.yaml says {job.config.training.objective}")
+    found = next((line for line in text.splitlines() if line.startswith("objective=")), "objective=none")
+    if found.removeprefix("objective=").split(" ")[0] != job.config.training.objective:
+        raise ConfigError(f"{what} returned a model with {found}, model.yaml says {job.config.training.objective}")
+    if (outputs := made.num_model_per_iteration()) != (wanted_outputs := max(1, len(objective(job.config).classes))):
+        raise ConfigError(f"{what} returned a model of {outputs} scores for a row, expected {wanted_outputs}")
     if not made.num_trees():
         raise ConfigError(f"{what} returned a model without trees")
     return text

@@ -49,10 +49,21 @@ def _head(job: Job, trained: Trained, package: Package) -> str:
         f"- owner: {job.config.owner}",
         f"- kind: {training.engine}, objective {training.objective}, {len(package.features)} features",
         f"- parameters: rounds {training.rounds}, seed {training.seed}, {_listed(training.params)}",
-        f"- answers: a score; from {package.cut:g} on it is decided as positive",
+        f"- answers: {_answers(package)}",
         f"- fingerprint: `{trained.fingerprint}`",
     ]
     return "\n".join(lines)
+
+
+def _answers(package: Package) -> str:
+    match package.objective:
+        case "multiclass":
+            return f"a score for each class ({', '.join(package.classes)}); the likeliest is decided on"
+        case "lambdarank":
+            return "a score that orders the rows of a group and means nothing beside that"
+        case "regression":
+            return "a number in the unit of the label"
+    return f"a score; from {package.cut:g} on it is decided as positive"
 
 
 def _own(job: Job) -> str:

@@ -17,6 +17,7 @@ from mlops_provider.steps.records import Interval, Package, Split
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
+from mlops_provider.steps.training.objectives import Objective, objective, targets
 
 Array = metrics.Array
 
@@ -40,8 +41,13 @@ class Holdout:
 
     @cached_property
     def labels(self) -> Array:
-        """0 or 1, float [n]."""
-        return np.asarray(self.rows[LABEL].to_numpy(), float)
+        """The labels as metrics take them, float [n] or [n, 2]."""
+        return targets(self.job.config, self.rows)
+
+    @property
+    def objective(self) -> Objective:
+        """What is predicted."""
+        return objective(self.job.config)
 
     @cached_property
     def blocks(self) -> Array:

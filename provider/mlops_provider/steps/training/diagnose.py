@@ -10,8 +10,9 @@ from mlops_provider.steps.records import Package, SplitRef
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.age import aged
 from mlops_provider.steps.training.baselines import baseline_checks, baselines
-from mlops_provider.steps.training.calibration import calibration, calibration_checks, curves
+from mlops_provider.steps.training.calibration import calibration, calibration_checks
 from mlops_provider.steps.training.comparison import Holdout, scorer
+from mlops_provider.steps.training.curves import drawn
 from mlops_provider.steps.training.fairness import fairness, fairness_checks
 from mlops_provider.steps.training.findings import Findings
 from mlops_provider.steps.training.importance import (
@@ -45,24 +46,25 @@ class Diagnosis(Frozen):
 def diagnose(job: Job, arguments: DiagnoseArguments) -> Diagnosis:
     """Simple models, calibration, importance, robustness, groups, slices that were found, and the age of past versions.
 
-    The holdout must have labelled rows of both classes, and time blocks enough for the bootstrap: `evaluate` asks for it.
+    The holdout must have labelled rows that tell something, and time blocks enough for the bootstrap: `evaluate` asks for it.
     """
     package, settings = arguments.package, job.config.evaluation
     holdout = Holdout.of(job, load_split(job, arguments.split))
     session, features = scorer(job, package), holdout.features(package)
-    scores, labels = session.score(features), holdout.labels
+    scores, labels, kind = session.score(features), holdout.labels, holdout.objective
     simple = baselines(holdout, package, features, scores)
-    calibrated = calibration(labels, scores, settings.calibration.bins)
-    # How far a squared error is above the one that the score itself expects, in a slice more than in the whole.
-    excess = (scores - labels) ** 2 - scores * (1 - scores)
+    calibrated = calibration(labels, scores, settings.calibration.bins) if labels.ndim == 1 else None
+    # How far a loss is above the one that the score itself expects, in a slice more than in the whole.
+    excess = kind.losses(labels, scores) - kind.expected(labels, scores)
     unexpected = found(holdout, excess - excess.mean(), against="own")
     groups = fairness(holdout, scores)
     findings = Findings(
         metric=settings.metric,
         rows=len(labels),
-        prevalence=float(labels.mean()),
-        curves=curves(labels, scores),
+        labels=kind.told(labels),
+        classes=kind.classes,
         calibration=calibrated,
+        **drawn(kind, labels, scores),
         baselines=simple,
         found=unexpected,
         fairness=groups,
@@ -73,7 +75,7 @@ def diagnose(job: Job, arguments: DiagnoseArguments) -> Diagnosis:
         *baseline_checks(job, simple),
         *calibration_checks(calibrated, settings.calibration.max_error),
         *fairness_checks(groups),
-        found_checks(unexpected, "own expectation", told="squared error above what the scores expect"),
+        found_checks(unexpected, "own expectation", told="loss above what is expected of it"),
     ]
     return Diagnosis(
         verdict=Verdict(subject=f"diagnosis on {arguments.split.holdout}", checks=tuple(checks)),

@@ -20,8 +20,11 @@ from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Latency, Trained
+from mlops_provider.steps.scoring.decisions import decided
+from mlops_provider.steps.scoring.scorer import one_or_many
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import latency, metrics
+from mlops_provider.steps.training.objectives import objective, targets
 from mlops_provider.steps.training.onnx_export import export
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.trees import tree_count
@@ -36,8 +39,8 @@ class Variant(Frozen):
 
     :param size: of the file in bytes.
     :param largest: difference of a score from the package's; `mean` their mean.
-    :param decided_otherwise: share of the rows on the other side of the cut.
-    :param metrics: by name; empty if the holdout has no labels of both classes.
+    :param decided_otherwise: share of the rows on the other side of the cut, or of another likeliest class.
+    :param metrics: by name; empty if the labels of the holdout tell nothing.
     """
 
     file: str
@@ -71,7 +74,8 @@ def variants(
     settings = job.config.package.edge
     if settings is None:
         raise AssertionError("package.edge is set")
-    keep, whole = max(1, math.ceil(tree_count(text) * settings.keep)), tree_count(text)
+    whole, outputs = tree_count(text), max(1, len(objective(job.config).classes))
+    keep = max(1, math.ceil(whole // outputs * settings.keep)) * outputs
     files = {WHOLE: ort_format(content), SMALL: ort_format(smaller(text, keep=keep, precision=settings.precision))}
     rows, labels, partition = _holdout(job, trained)
     compared = _Comparison(job, rows, labels, score(rows))
@@ -88,10 +92,11 @@ def variants(
 
 
 def smaller(text: str, *, keep: int, precision: str) -> bytes:
-    """The ONNX file of a model's first trees, in this precision."""
+    """The ONNX file of a model's first trees, in this precision; of several classes, `keep` trees are those of all together."""
     import lightgbm
 
-    content = export(str(lightgbm.Booster(model_str=text).model_to_string(num_iteration=keep)))
+    booster = lightgbm.Booster(model_str=text)
+    content = export(str(booster.model_to_string(num_iteration=keep // booster.num_model_per_iteration())))
     return single_precision(content) if precision == "float32" else content
 
 
@@ -157,7 +162,7 @@ def scorer(content: bytes) -> Score:
 
     def score(rows: Array) -> Array:
         found = session.run(["score"], {"input": np.ascontiguousarray(rows, wanted)})[0]
-        return np.asarray(found, np.float64)[:, 0]
+        return one_or_many(np.asarray(found, np.float64))
 
     return score
 
@@ -175,20 +180,26 @@ def _holdout(job: Job, trained: Trained) -> tuple[Array, Array, str]:
     frame = snapshot.read(job, version).to_pandas()
     frame = frame[frame[LABEL].notna()]
     features = applied(job, trained.fitted, frame[list(job.config.features.columns)])
-    return features.to_numpy(np.float64), frame[LABEL].to_numpy(np.float64), version.partition
+    return features.to_numpy(np.float64), targets(job.config, frame), version.partition
 
 
 class _Comparison:
     """Holds variants against the scores of the package."""
 
     def __init__(self, job: Job, rows: Array, labels: Array, expected: Array) -> None:
-        self._settings, self._asked = job.config.evaluation, job.config.gates.latency.by_rows
+        self._settings, self._asked, self._kind = (
+            job.config.evaluation,
+            job.config.gates.latency.by_rows,
+            objective(job.config),
+        )
         self._rows, self._labels, self._expected = rows, labels, expected
 
     def variant(self, file: str, content: bytes, score: Score, *, trees: int, precision: str) -> Variant:
-        found, cut = score(self._rows), self._settings.cut
+        found = score(self._rows)
         difference = np.abs(found - self._expected)
-        both = 0 < self._labels.mean() < 1
+        ours, theirs = decided(found, self._kind.cut), decided(self._expected, self._kind.cut)
+        otherwise = 0.0 if ours is None or theirs is None else float((ours != theirs).mean())
+        measured = not self._kind.problem(self._labels)
         return Variant(
             file=file,
             trees=trees,
@@ -197,8 +208,8 @@ class _Comparison:
             latency=latency.profile(score, self._rows, asked=self._asked),
             largest=float(difference.max()),
             mean=float(difference.mean()),
-            decided_otherwise=float(((found >= cut) != (self._expected >= cut)).mean()),
-            metrics=metrics.measure(self._settings.metrics, self._labels, found) if both else {},
+            decided_otherwise=otherwise,
+            metrics=metrics.measure(self._settings.metrics, self._labels, found) if measured else {},
         )
 
 
@@ -211,9 +222,9 @@ def _checks(job: Job, report: EdgeReport) -> tuple[Check, ...]:
     if settings is None or settings.max_loss is None:
         return (exact,)
     if name not in small.metrics:
-        why = f"the holdout {report.partition} has no labels of both classes to measure {name} on"
+        why = f"the holdout {report.partition} has no labels to measure {name} on"
         return exact, could_not_run("edge_loss", why, subject=small.file)
-    sign = 1 if metrics.LARGER_IS_BETTER[name] else -1
+    sign = metrics.sign(name)
     loss = sign * (report.package.metrics[name] - small.metrics[name])
     detail = f"{name} on {report.partition}: {small.metrics[name]:.6g} instead of {report.package.metrics[name]:.6g}"
     return exact, Check(

@@ -37,16 +37,16 @@ def evaluate(job: Job, arguments: EvaluateArguments) -> Evaluation:
     settings = job.config.evaluation
     holdout = Holdout.of(job, load_split(job, arguments.split))
     labels, champion = holdout.labels, arguments.champion
-    checks = [*_unseen(holdout.split, arguments), _classes(labels)]
-    classes = checks[-1].passed
-    if classes:
+    checks = [*_unseen(holdout.split, arguments), _labels(holdout)]
+    judged = checks[-1].passed
+    if judged:
         checks.append(_enough(holdout.blocks, settings.minimum_blocks))
     scores = scorer(job, arguments.package).score(holdout.features(arguments.package))
     evaluation = Evaluation(
         metric=settings.metric,
         partition=holdout.split.holdout.partition,
         rows=len(labels),
-        candidate=metrics.measure(settings.metrics, labels, scores) if classes else {},
+        candidate=metrics.measure(settings.metrics, labels, scores) if judged else {},
         champion_version=champion.version if champion else None,
         verdict=Verdict(subject=f"evaluation on {holdout.split.holdout.partition}", checks=tuple(checks)),
     )
@@ -83,9 +83,9 @@ def _sliced(holdout: Holdout, scores: Array, rival: Array | None, findings: Find
     results, checks = slices.named(holdout, scores, rival)
     if rival is None:
         return findings.model_copy(update={"slices": results}), checks
-    labels = holdout.labels
-    worse = slices.found(holdout, (scores - labels) ** 2 - (rival - labels) ** 2, against="champion")
-    checks.append(slices.found_checks(worse, "champion", told="squared error above the champion's"))
+    losses = [holdout.objective.losses(holdout.labels, values) for values in (scores, rival)]
+    worse = slices.found(holdout, losses[0] - losses[1], against="champion")
+    checks.append(slices.found_checks(worse, "champion", told="loss above the champion's"))
     return findings.model_copy(update={"slices": results, "found": (*findings.found, *worse)}), checks
 
 
@@ -108,10 +108,11 @@ def _seen(subject: str, clean: bool, detail: str) -> Check:
     return could_not_run("holdout_unseen", f"{detail}: no fair comparison on this holdout", subject=subject)
 
 
-def _classes(labels: Any) -> Check:
-    if len(labels) and 0 < labels.mean() < 1:
-        return Check(name="holdout_classes", passed=True, value=float(labels.mean()), detail="share of positives")
-    return could_not_run("holdout_classes", f"the holdout has {len(labels)} labelled rows, all of one class")
+def _labels(holdout: Holdout) -> Check:
+    labels = holdout.labels
+    if problem := holdout.objective.problem(labels):
+        return could_not_run("holdout_labels", f"the holdout has {len(labels)} labelled rows: {problem}")
+    return Check(name="holdout_labels", passed=True, value=float(len(labels)), detail=holdout.objective.told(labels))
 
 
 def _enough(blocks: Any, minimum: int) -> Check:
@@ -122,7 +123,16 @@ def _enough(blocks: Any, minimum: int) -> Check:
 
 
 def _champion_scores(job: Job, champion: ModelVersion, holdout: Holdout) -> Array:
-    """The champion's scores of the holdout rows, with features built by the champion's own code."""
+    """The champion's scores of the holdout rows, with features built by the champion's own code.
+
+    :raises ConfigError: if it predicts something else.
+    """
+    ours, theirs = job.config.training.objective, champion.package
+    if (theirs.objective, theirs.classes) != (ours, holdout.objective.classes):
+        told = f"{theirs.objective} {', '.join(theirs.classes)}".strip()
+        raise ConfigError(
+            f"it predicts something else ({told}): no metric compares the two. Give the model another name"
+        )
     own = job.with_code(champion.package.code)
     if own.model.code_hash == job.model.code_hash and _shaping(own) == _shaping(job):
         rows = holdout.rows

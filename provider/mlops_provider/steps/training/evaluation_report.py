@@ -73,8 +73,8 @@ def page(model: str, evaluation: Evaluation, findings: Findings) -> str:
         _section(
             "Slices that were found",
             _found(findings),
-            "Found on every other time block, confirmed on those between; squared error above the champion's, or above "
-            "what the scores themselves expect.",
+            "Found on every other time block, confirmed on those between; squared error (or what comes nearest to it) above "
+            "the champion's, or above what is expected of it.",
         ),
         _section("Calibration", _calibration(findings)),
         _section(
@@ -124,7 +124,7 @@ def _facts(model: str, evaluation: Evaluation, findings: Findings) -> dict[str, 
     return {
         "model": model,
         "holdout": evaluation.partition,
-        "rows": f"{evaluation.rows}, {findings.prevalence:.4f} of them positive",
+        "rows": f"{evaluation.rows}, {findings.labels}",
         "primary metric": evaluation.metric,
         "champion": f"version {evaluation.champion_version}" if evaluation.champion_version else "none",
     }
@@ -172,13 +172,15 @@ def _slices(findings: Findings) -> str:
 
 def _found(findings: Findings) -> str:
     return _table(
-        ["feature", "slice", "rows", "against", "squared error above", "p"],
+        ["feature", "slice", "rows", "against", "loss above", "p"],
         [[one.feature, one.value, one.rows, one.against, one.excess, one.p] for one in findings.found],
     )
 
 
 def _calibration(findings: Findings) -> str:
     found = findings.calibration
+    if found is None:
+        return ""
     parts = {
         "expected calibration error": found.error,
         "reliability": found.reliability,
@@ -187,7 +189,8 @@ def _calibration(findings: Findings) -> str:
         "within the bins": found.within,
     }
     bins = _table(
-        ["rows", "mean score", "share of positives"], [[one.rows, one.score, one.observed] for one in found.bins]
+        ["rows", "mean score", "mean label" if findings.residuals else "share of positives"],
+        [[one.rows, one.score, one.observed] for one in found.bins],
     )
     return _table(list(parts), [list(parts.values())]) + bins
 

@@ -40,7 +40,7 @@ class FoundSlice(Frozen):
     """A slice that was found on one half of the time blocks and confirmed on the other.
 
     :param against: the ``champion``, or the model's ``own`` expectation.
-    :param excess: squared error on the second half above what it was compared with.
+    :param excess: loss (squared error, or what comes nearest to it) on the second half above what it was compared with.
     :param p: one-sided, before the correction for the number of slices that were tried on the second half.
     """
 
@@ -53,7 +53,7 @@ class FoundSlice(Frozen):
 
 
 class CalibrationBin(Frozen):
-    """Rows of neighbouring scores: mean score, and share of positives among them."""
+    """Rows of neighbouring scores: mean score, and mean label (the share of positives) among them."""
 
     rows: int
     score: float
@@ -63,9 +63,9 @@ class CalibrationBin(Frozen):
 class Calibrated(Frozen):
     """Calibration of the scores.
 
-    :param error: expected calibration error: mean distance of score and share of positives over the bins.
-    :param reliability: `resolution` and `uncertainty`: the parts of the Brier score over the bins.
-    :param within: what the Brier score has beside them, as scores of a bin differ.
+    :param error: expected calibration error: mean distance of score and label over the bins.
+    :param reliability: `resolution` and `uncertainty`: the parts of the mean squared error (Brier score) over the bins.
+    :param within: what it has beside them, as scores and labels of a bin differ.
     """
 
     bins: tuple[CalibrationBin, ...]
@@ -142,13 +142,26 @@ class Fairness(Frozen):
 
 
 class Findings(Frozen):
-    """All of it. What depends on the champion of the moment is `slices` and the part of `found` against it."""
+    """All of it. What depends on the champion of the moment is `slices` and the part of `found` against it.
+
+    :param labels: how they are distributed, for people.
+    :param classes: of a multiclass objective, in the order of the scores.
+    :param curves: of a binary objective.
+    :param confusion: of a multiclass objective: rows of each class, by the class that they were scored likeliest to be.
+    :param residuals: of a regression: score, and label minus score, of rows spread evenly over the scores.
+    :param group_quality: of a ranking: quantiles (each tenth) of the NDCG of the groups.
+    :param calibration: None for a ranking, whose scores mean nothing by themselves.
+    """
 
     metric: str
     rows: int
-    prevalence: float
-    curves: Curves
-    calibration: Calibrated
+    labels: str
+    classes: tuple[str, ...] = ()
+    curves: Curves | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    residuals: tuple[tuple[float, float], ...] = ()
+    group_quality: tuple[float, ...] = ()
+    calibration: Calibrated | None = None
     baselines: tuple[Baseline, ...] = ()
     slices: tuple[SliceResult, ...] = ()
     found: tuple[FoundSlice, ...] = ()

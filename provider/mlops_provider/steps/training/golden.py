@@ -15,6 +15,7 @@ import numpy as np
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import IntegrityError
 from mlops_provider.steps.records import Package
+from mlops_provider.steps.scoring.decisions import distance, turned
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.training.trees import Split, splits
 from mlops_provider.storage import Storage
@@ -32,24 +33,24 @@ class Case(Frozen):
 
     :param why: what the row stands for.
     :param inputs: as the tensor takes them, after the version's own statistics; None is a missing value (NaN).
-    :param score: LightGBM's.
+    :param score: LightGBM's; one for each class, if there are several.
     """
 
     why: str
     inputs: tuple[float | None, ...]
-    score: float
+    score: float | tuple[float, ...]
 
 
 class Golden(Frozen):
     """The golden cases of a version.
 
     :param tolerance: largest accepted |a - b| / max(1, |b|).
-    :param cut: a score from here on is decided as positive.
+    :param cut: a score from here on is decided as positive; None if nothing is decided by one.
     """
 
     fingerprint: str
     features: tuple[str, ...]
-    cut: float
+    cut: float | None
     tolerance: float
     cases: tuple[Case, ...]
 
@@ -60,12 +61,12 @@ class Golden(Frozen):
 
     @property
     def scores(self) -> Array:
-        """What LightGBM made of them, float64 [cases]."""
+        """What LightGBM made of them, float64 [cases], or [cases, classes]."""
         return np.array([case.score for case in self.cases], np.float64)
 
 
 def golden(
-    text: str, sample: Array, *, fingerprint: str, features: tuple[str, ...], cut: float, tolerance: float
+    text: str, sample: Array, *, fingerprint: str, features: tuple[str, ...], cut: float | None, tolerance: float
 ) -> Golden:
     """The golden cases of a model.
 
@@ -87,8 +88,8 @@ def golden(
         cut=cut,
         tolerance=tolerance,
         cases=tuple(
-            Case(why=why, inputs=tuple(None if math.isnan(x) else float(x) for x in row), score=float(scored))
-            for (why, row), scored in zip(chosen, scores, strict=True)
+            Case(why=why, inputs=tuple(None if math.isnan(x) else float(x) for x in row), score=scored)
+            for (why, row), scored in zip(chosen, scores.tolist(), strict=True)
         ),
     )
 
@@ -121,19 +122,23 @@ def _read(content: bytes, uri: str) -> Golden:
 
 
 def _compared(known: Golden, found: Array) -> tuple[Check, ...]:
-    expected, cut, tolerance = known.scores, known.cut, known.tolerance
-    difference = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
+    expected, tolerance = known.scores, known.tolerance
+    difference = distance(found, expected)
     at = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
-    worst, flips = float(difference[at]), ((found >= cut) != (expected >= cut)) & (np.abs(expected - cut) > tolerance)
+    worst = float(difference[at])
     wrong = int((~(difference <= tolerance)).sum())
     detail = f"{len(expected)} cases, {wrong} scored otherwise"
     if wrong:
-        detail += f"; worst: {known.cases[at].why}, {found[at]:.9g} instead of {expected[at]:.9g}"
-    flipped = int(flips.sum())
+        detail += f"; worst: {known.cases[at].why}, {_shown(found[at])} instead of {_shown(expected[at])}"
+    flipped = int(turned(found, expected, cut=known.cut, tolerance=tolerance).sum())
     return (
         Check(name="golden_scores", passed=not wrong, value=worst, threshold=tolerance, detail=detail),
         Check(name="golden_decisions", passed=not flipped, value=float(flipped), threshold=0.0),
     )
+
+
+def _shown(score: Any) -> str:
+    return ", ".join(f"{value:.9g}" for value in np.atleast_1d(score))
 
 
 def _finite(sample: Array) -> Array:
@@ -142,15 +147,15 @@ def _finite(sample: Array) -> Array:
     return rows if len(rows) else np.zeros((1, sample.shape[1]))
 
 
-def _chosen(score: Score, rows: Array, found: list[Split], names: tuple[str, ...], cut: float) -> list[Chosen]:
+def _chosen(score: Score, rows: Array, found: list[Split], names: tuple[str, ...], cut: float | None) -> list[Chosen]:
     scores = score(rows)
     gains = np.zeros(len(names))
     for split in found:
         gains[split.feature] += split.gain
     features = [int(i) for i in np.argsort(-gains, kind="stable")[:_FEATURES]]
-    middle = rows[np.argsort(scores, kind="stable")[len(rows) // 2]]
+    middle = rows[np.argsort(scores if scores.ndim == 1 else scores[:, 0], kind="stable")[len(rows) // 2]]
     made = [
-        *_by_score(rows, scores, cut),
+        *(_by_score(rows, scores, cut) if scores.ndim == 1 else _by_class(rows, scores)),
         *(case for i in features for case in _by_feature(rows, i, names[i], middle)),
         *_on_thresholds(score, rows, found, names),
         *_extremes(rows.shape[1]),
@@ -161,10 +166,24 @@ def _chosen(score: Score, rows: Array, found: list[Split], names: tuple[str, ...
     return list(once.values())
 
 
-def _by_score(rows: Array, scores: Array, cut: float) -> Iterator[Chosen]:
+def _by_class(rows: Array, scores: Array) -> Iterator[Chosen]:
+    """For each class rows from the least to the most sure to be of it, and the least sure that is decided so."""
+    likeliest = scores.argmax(axis=1)
+    for place in range(scores.shape[1]):
+        column = scores[:, place]
+        order = np.argsort(column, kind="stable")
+        for fifth in range(6):
+            yield f"class {place} at {fifth * 20} % of the training rows", rows[order[fifth * (len(rows) - 1) // 5]]
+        if (chosen := likeliest == place).any():
+            yield f"class {place}, the least sure", rows[np.argmin(np.where(chosen, column, np.inf))]
+
+
+def _by_score(rows: Array, scores: Array, cut: float | None) -> Iterator[Chosen]:
     order = np.argsort(scores, kind="stable")
     for tenth in range(11):
         yield f"score at {tenth * 10} % of the training rows", rows[order[tenth * (len(rows) - 1) // 10]]
+    if cut is None:
+        return
     below, above = scores < cut, scores >= cut
     if below.any():
         yield "the highest score below the cut", rows[np.argmax(np.where(below, scores, -np.inf))]
@@ -190,9 +209,9 @@ def _on_thresholds(score: Score, rows: Array, found: list[Split], names: tuple[s
         return
     bases = rows[np.linspace(0, len(rows) - 1, _BASES).astype(int)]
     pairs = np.array([[[_with(base, s.feature, x) for _, x in _sides(s)] for base in bases] for s in chosen])
-    scores = score(pairs.reshape(-1, rows.shape[1])).reshape(len(chosen), len(bases), 2)
+    scores = score(pairs.reshape(-1, rows.shape[1])).reshape(len(chosen), len(bases), 2, -1)
     for split, sides, scored in zip(chosen, pairs, scores, strict=True):
-        widest = sides[np.argmax(np.abs(scored[:, 0] - scored[:, 1]))]
+        widest = sides[np.argmax(np.abs(scored[:, 0] - scored[:, 1]).max(axis=1))]
         for (why, _), row in zip(_sides(split), widest, strict=True):
             yield f"{names[split.feature]} {why}", row
 

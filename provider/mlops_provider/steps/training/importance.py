@@ -19,6 +19,7 @@ from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
 from mlops_provider.steps.training.comparison import Array, Holdout, renumbered, thinned
 from mlops_provider.steps.training.findings import FeatureEffect, Perturbed
+from mlops_provider.steps.training.objectives import objective
 
 _RESAMPLES = 100
 _CODES = 20
@@ -42,11 +43,11 @@ class Sample:
 
     @classmethod
     def of(cls, holdout: Holdout, scorer: Scorer, names: Sequence[str], features: Array) -> Sample | None:
-        """Rows spread evenly over the holdout's time; None if they are all of one class, or none are asked for."""
+        """Rows spread evenly over the holdout's time; None if their labels tell nothing, or none are asked for."""
         order = np.argsort(holdout.rows[holdout.job.config.data.event_time].to_numpy(), kind="stable")
-        chosen = order[thinned(len(order), holdout.job.config.evaluation.importance.rows)]
+        chosen = _spread(holdout.labels, order, holdout.job.config.evaluation.importance.rows)
         labels = holdout.labels[chosen]
-        if not len(chosen) or labels.min() == labels.max():
+        if holdout.objective.problem(labels):
             return None
         return cls(holdout.job, scorer, names, features[chosen], labels, renumbered(holdout.blocks[chosen]))
 
@@ -58,6 +59,16 @@ class Sample:
     def metric(self, features: Array) -> metrics.Weighted:
         """The primary metric under these features, as a function of row weights."""
         return metrics.metric(self.job.config.evaluation.metric, self.labels, self.scorer.score(features))
+
+
+def _spread(labels: Array, order: Array, rows: int) -> Array:
+    """Numbers of about `rows` rows, spread evenly over an order; of a ranking whole groups, as half a group ranks otherwise."""
+    if labels.ndim == 1:
+        return np.asarray(order[thinned(len(order), rows)])
+    _, first, groups = np.unique(labels[order, 1], return_index=True, return_inverse=True)
+    in_time = np.argsort(first, kind="stable")
+    kept = in_time[thinned(len(in_time), max(1, len(in_time) * rows // len(order)))]
+    return np.asarray(order[np.isin(groups, kept)])
 
 
 def importance(sample: Sample) -> tuple[FeatureEffect, ...]:
@@ -145,7 +156,7 @@ def _thinned_out(sample: Sample, share: float) -> Array:
 
 
 def robustness_checks(sample: Sample, found: tuple[Perturbed, ...]) -> list[Check]:
-    """Scores stay probabilities under any number; and the limit of the loss, if there is one."""
+    """Scores stay what they can be (probabilities, or finite) under any number; and the limit of the loss, if there is one."""
     limit = sample.job.config.evaluation.robustness.max_loss
     checks = [_extreme(sample)]
     if limit is not None:
@@ -172,11 +183,11 @@ def _extreme(sample: Sample) -> Check:
         np.fill_diagonal(alone, value)
         rows.append(alone)
     scores = sample.scorer.score(np.vstack(rows))
-    bad = int((~((scores >= 0) & (scores <= 1))).sum())
-    detail = f"{len(scores)} rows with infinite, huge and missing values, {bad} scores are no probability"
+    bad = int((~objective(sample.job.config).possible(scores)).sum())
+    detail = f"{len(scores)} rows with infinite, huge and missing values, {bad} scores are none that the model can give"
     return Check(name="extreme_inputs", passed=not bad, value=float(bad), threshold=0.0, detail=detail)
 
 
 def not_sampled(rows: int) -> Check:
     """That importance and robustness were asked for and could not be had."""
-    return could_not_run("importance", f"the sample of {rows} rows of the holdout is all of one class")
+    return could_not_run("importance", f"the labels of the sample of {rows} rows of the holdout tell nothing")

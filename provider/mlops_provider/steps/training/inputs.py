@@ -41,12 +41,14 @@ class Feature(Frozen):
 class Schema(Frozen):
     """What goes into the ONNX file and what comes out of it.
 
-    :param features: in the order of the tensor ``input``, float64 [n, features]; out comes ``score``, float32 [n, 1].
-    :param cut: a score from here on is decided as positive.
+    :param features: in the order of the tensor ``input``, float64 [n, features]; out comes ``score``, float32 [n, 1], or a
+        column for each class.
+    :param cut: a score from here on is decided as positive; None if nothing is decided by one.
     """
 
     features: tuple[Feature, ...]
-    cut: float
+    cut: float | None
+    classes: tuple[str, ...] = ()
     input: str = "input: float64 [n, features]"
     output: str = "score: float32 [n, 1]"
 
@@ -70,16 +72,18 @@ class ReferenceProfile(Frozen):
     """The training data of a version.
 
     :param rows: fitted on; `sampled` rows of them, drawn at random, are described.
-    :param scores: LightGBM's, of the sampled rows.
+    :param scores: LightGBM's, of the sampled rows; of each class, if there are several.
     """
 
     rows: int
     sampled: int
     features: tuple[Distribution, ...]
-    scores: Distribution
+    scores: tuple[Distribution, ...]
 
 
-def schema(text: str, sample: Array, *, features: dict[str, str], cut: float) -> Schema:
+def schema(
+    text: str, sample: Array, *, features: dict[str, str], cut: float | None, classes: tuple[str, ...] = ()
+) -> Schema:
     """The input schema of a model.
 
     :param text: of the LightGBM model.
@@ -102,7 +106,8 @@ def schema(text: str, sample: Array, *, features: dict[str, str], cut: float) ->
         found.append(
             Feature(name=name, dtype=dtype, minimum=low, maximum=high, categories=seen.categories, missing=missing)
         )
-    return Schema(features=tuple(found), cut=cut)
+    output = f"score: float32 [n, {max(1, len(classes))}]"
+    return Schema(features=tuple(found), cut=cut, classes=classes, output=output)
 
 
 def _ends(column: Array, seen: Range) -> tuple[float | None, float | None]:
@@ -112,16 +117,17 @@ def _ends(column: Array, seen: Range) -> tuple[float | None, float | None]:
     return (float(values.min()), float(values.max())) if len(values) else (None, None)
 
 
-def reference_profile(sample: Any, scores: Array, *, rows: int) -> ReferenceProfile:
+def reference_profile(sample: Any, scores: Array, *, rows: int, classes: tuple[str, ...] = ()) -> ReferenceProfile:
     """The profile of the training data.
 
-    :param sample: a DataFrame of features as they were built; `scores` float64 [n] of the same rows.
+    :param sample: a DataFrame of features as they were built; `scores` float64 [n] or [n, classes] of the same rows.
     :param rows: that the model was fitted on.
     """
     features = tuple(distribution(name, sample[name].to_numpy(np.float64)) for name in sample.columns)
-    return ReferenceProfile(
-        rows=rows, sampled=len(sample), features=features, scores=distribution("score", np.asarray(scores, np.float64))
-    )
+    columns = np.asarray(scores, np.float64).reshape(len(sample), -1).T
+    names = [f"score of {name}" for name in classes] or ["score"]
+    scored = tuple(distribution(name, column) for name, column in zip(names, columns, strict=True))
+    return ReferenceProfile(rows=rows, sampled=len(sample), features=features, scores=scored)
 
 
 def distribution(name: str, values: Array) -> Distribution:

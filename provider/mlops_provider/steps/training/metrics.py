@@ -1,7 +1,10 @@
-"""Metrics of binary scores with weights on rows, and the paired bootstrap over blocks of time.
+"""Metrics of scores with weights on rows, and the paired bootstrap over blocks of time.
 
 Rows that are near in time are alike, so resampling single rows understates how uncertain a comparison is; blocks (a day,
 say) are drawn with replacement instead, the same blocks for both models (Kuensch 1989; Efron and Tibshirani 1993, ch. 8).
+
+Labels and scores are arrays of n rows. Of a multiclass objective, scores have a column for each class and labels are the
+numbers of the columns; of a ranking, labels have two columns: relevance, and the number of the row's group.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from mlops_provider.sections.objectives import larger_is_better
+
 Array = np.ndarray[Any, Any]
 Weighted = Callable[[Array], float]
 _EDGE = 1e-15
-LARGER_IS_BETTER = {"auc": True, "log_loss": False, "brier": False}
 
 
 def auc(labels: Array, scores: Array, weights: Array) -> float:
@@ -52,16 +56,133 @@ class Mean:
         return float(np.average(self._losses, weights=weights))
 
 
+class MacroAuc:
+    """Mean AUC of each class against all others, over the classes that have weight on both sides (Fawcett 2006, sect. 9).
+
+    :param labels: numbers of classes [n]; `scores` float [n, classes].
+    """
+
+    def __init__(self, labels: Array, scores: Array) -> None:
+        self._each = [Auc((labels == place).astype(float), scores[:, place]) for place in range(scores.shape[1])]
+
+    def __call__(self, weights: Array) -> float:
+        found = np.array([auc(weights) for auc in self._each])
+        return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
+
+
+class RootMean(Mean):
+    """The root of a weighted mean of squares."""
+
+    def __call__(self, weights: Array) -> float:
+        return math.sqrt(super().__call__(weights))
+
+
+class Explained:
+    """R²: the share of the labels' variance that is not left in the errors. NaN if the labels do not vary."""
+
+    def __init__(self, labels: Array, scores: Array) -> None:
+        self._labels, self._left = labels, (labels - scores) ** 2
+
+    def __call__(self, weights: Array) -> float:
+        mean = np.average(self._labels, weights=weights)
+        whole = float((weights * (self._labels - mean) ** 2).sum())
+        return 1 - float((weights * self._left).sum()) / whole if whole else float("nan")
+
+
+class MeanOfGroups:
+    """A metric of each group of a ranking, averaged over the groups; a group counts with the mean weight of its rows.
+
+    :param values: by group, NaN where the metric is not defined; `groups` number of the group of each row [n].
+    """
+
+    def __init__(self, values: Array, groups: Array) -> None:
+        self._values, self._groups, self._defined = values, groups, np.isfinite(values)
+        self._rows = np.bincount(groups, minlength=len(values))
+
+    def __call__(self, weights: Array) -> float:
+        share = np.bincount(self._groups, weights, len(self._values)) / self._rows
+        share, values = share[self._defined], self._values[self._defined]
+        return float(np.average(values, weights=share)) if share.sum() else float("nan")
+
+
+def ndcg(relevance: Array, scores: Array, depth: int | None = None) -> float:
+    """Normalized discounted cumulative gain of one group, gain 2^relevance - 1 (Burges et al. 2005).
+
+    Rows of equal score share the discounts of their places (McSherry and Najork 2008), as any order of them is a matter of
+    chance. NaN if no order is better than another.
+
+    :param depth: places that count, from the first; all if None.
+    """
+    gains = np.exp2(relevance) - 1
+    if (relevance == relevance[0]).all():
+        return float("nan")
+    discounts = 1 / np.log2(np.arange(len(gains)) + 2)
+    discounts[len(gains) if depth is None else depth :] = 0.0
+    _, tied = np.unique(-scores, return_inverse=True)
+    rows = np.bincount(tied)
+    shared = np.bincount(np.sort(tied), discounts) / rows
+    return float((gains * shared[tied]).sum() / (np.sort(gains)[::-1] * discounts).sum())
+
+
+def average_precision(relevance: Array, scores: Array) -> float:
+    """Average precision of one group, relevant is above 0; of rows of equal score the irrelevant ones come first.
+
+    NaN if all or none are relevant.
+    """
+    relevant = relevance > 0
+    if relevant.all() or not relevant.any():
+        return float("nan")
+    hits = relevant[np.lexsort((relevant, -scores))]
+    return float((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
+
+
+def by_group(function: Callable[[Array, Array], float], labels: Array, scores: Array) -> tuple[Array, Array]:
+    """A metric of each group of a ranking, float [groups], and the number of the group of each row, int [n]."""
+    _, groups = np.unique(labels[:, 1], return_inverse=True)
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(groups))[:-1])
+    return np.array([function(labels[part, 0], scores[part]) for part in parts]), groups
+
+
 def metric(name: str, labels: Array, scores: Array) -> Weighted:
     """The metric as a function of row weights."""
+    if scores.ndim == 2:
+        return _of_classes(name, labels.astype(int), scores)
+    if labels.ndim == 2:
+        return MeanOfGroups(*by_group(_RANKED[name], labels, scores))
     if name == "auc":
         return Auc(labels, scores)
-    if name == "brier":
-        return Mean((scores - labels) ** 2)
+    if name == "r2":
+        return Explained(labels, scores)
+    if name == "mae":
+        return Mean(np.abs(scores - labels))
+    if name in ("brier", "rmse"):
+        squared = (scores - labels) ** 2
+        return Mean(squared) if name == "brier" else RootMean(squared)
     if name == "log_loss":
         clipped = np.clip(scores, _EDGE, 1 - _EDGE)
         return Mean(-(labels * np.log(clipped) + (1 - labels) * np.log(1 - clipped)))
     raise ValueError(f"unknown metric {name!r}")
+
+
+_RANKED: dict[str, Callable[[Array, Array], float]] = {
+    "ndcg": ndcg,
+    "ndcg_at_5": lambda relevance, scores: ndcg(relevance, scores, 5),
+    "ndcg_at_10": lambda relevance, scores: ndcg(relevance, scores, 10),
+    "map": average_precision,
+}
+
+
+def _of_classes(name: str, labels: Array, scores: Array) -> Weighted:
+    if name == "auc":
+        return MacroAuc(labels, scores)
+    if name == "accuracy":
+        return Mean((scores.argmax(axis=1) == labels).astype(float))
+    if name == "brier":
+        return Mean(((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(axis=1))
+    if name == "log_loss":
+        return Mean(-np.log(np.clip(scores[np.arange(len(labels)), labels], _EDGE, 1)))
+    raise ValueError(f"unknown metric {name!r} of several classes")
 
 
 def measure(names: Iterable[str], labels: Array, scores: Array) -> dict[str, float]:
@@ -100,7 +221,7 @@ def bounds(values: Array, confidence: float) -> tuple[float, float]:
 
 def sign(name: str) -> int:
     """1 for a metric that should be large, -1 for one that should be small."""
-    return 1 if LARGER_IS_BETTER[name] else -1
+    return 1 if larger_is_better(name) else -1
 
 
 def holm(values: Array, level: float) -> Array:

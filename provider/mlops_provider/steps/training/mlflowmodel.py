@@ -60,7 +60,7 @@ def _signature(package: Package) -> Any:
 
     return ModelSignature(
         Schema([TensorSpec(np.dtype(np.float64), (-1, len(package.features)), "input")]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, 1), "score")]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, max(1, len(package.classes))), "score")]),
     )
 
 

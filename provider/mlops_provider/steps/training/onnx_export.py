@@ -36,6 +36,7 @@ class _Nodes:
     leaf_trees: list[int] = field(default_factory=list)
     leaf_ids: list[int] = field(default_factory=list)
     leaf_values: list[float] = field(default_factory=list)
+    leaf_outputs: list[int] = field(default_factory=list)
     codes: set[int] = field(default_factory=set)
 
     def add(self, tree: int, number: int) -> int:
@@ -54,7 +55,8 @@ class _Nodes:
 
 
 def export(text: str) -> bytes:
-    """The ONNX model of a binary LightGBM text model: input ``input`` float64 [n, features], output ``score`` float32 [n, 1].
+    """The ONNX model of a LightGBM text model: input ``input`` float64 [n, features], output ``score`` float32 [n, 1], or a column
+    for each class.
 
     :raises ConfigError: for a model that could not be represented exactly.
     """
@@ -65,43 +67,53 @@ def export(text: str) -> bytes:
     if "is_linear=1" in text:
         raise ConfigError("a model with linear trees cannot be packaged exactly")
     dump = lightgbm.Booster(model_str=text).dump_model()
-    sigmoid = _sigmoid(dump)
+    outputs = dump["num_tree_per_iteration"]
+    link, scale = _link(dump)
     nodes = _Nodes()
     for number, tree in enumerate(dump["tree_info"]):
         _walk(nodes, number, tree["tree_structure"])
+        nodes.leaf_outputs += [number % outputs] * (len(nodes.leaf_ids) - len(nodes.leaf_outputs))
     cut, constants, given = _whole_codes(nodes.codes, dump["max_feature_idx"] + 1)
     ensemble = helper.make_node(
-        "TreeEnsembleRegressor", [given], ["raw"], domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM",
+        "TreeEnsembleRegressor", [given], ["raw"], domain="ai.onnx.ml", n_targets=outputs, aggregate_function="SUM",
         post_transform="NONE", nodes_treeids=nodes.trees, nodes_nodeids=nodes.ids, nodes_featureids=nodes.features,
         nodes_modes=nodes.modes, nodes_truenodeids=nodes.true, nodes_falsenodeids=nodes.false,
         nodes_missing_value_tracks_true=nodes.missing, target_treeids=nodes.leaf_trees, target_nodeids=nodes.leaf_ids,
-        target_ids=[0] * len(nodes.leaf_ids),
+        target_ids=nodes.leaf_outputs,
         nodes_values_as_tensor=numpy_helper.from_array(np.array(nodes.values, np.float64), "thresholds"),
         target_weights_as_tensor=numpy_helper.from_array(np.array(nodes.leaf_values, np.float64), "leaves"),
     )  # fmt: skip
-    scale = numpy_helper.from_array(np.array([sigmoid], np.float32), "sigmoid")
     graph = helper.make_graph(
-        [
-            *cut,
-            ensemble,
-            helper.make_node("Mul", ["raw", "sigmoid"], ["scaled"]),
-            helper.make_node("Sigmoid", ["scaled"], ["score"]),
-        ],
+        [*cut, ensemble, *link],
         "lightgbm",
         [helper.make_tensor_value_info("input", TensorProto.DOUBLE, [None, dump["max_feature_idx"] + 1])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [scale, *constants],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, outputs])],
+        [*scale, *constants],
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="airflow-provider-mlops")
     return bytes(model.SerializeToString())
 
 
-def _sigmoid(dump: dict[str, Any]) -> float:
-    objective = dump["objective"].split(" ")
-    if objective[0] != "binary" or dump["num_tree_per_iteration"] != 1 or dump.get("average_output"):
-        raise ConfigError(f"the objective {dump['objective']!r} cannot be packaged exactly; 'binary' can")
-    return next(float(part.split(":")[1]) for part in objective if part.startswith("sigmoid:"))
+def _link(dump: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What makes scores of the sums of leaves: nodes from ``raw`` to ``score``, and constants."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    name, *settings = dump["objective"].split(" ")
+    outputs, known = dump["num_tree_per_iteration"], dict(setting.partition(":")[::2] for setting in settings)
+    if dump.get("average_output") or "sqrt" in known or (outputs > 1) != (name == "multiclass"):
+        raise ConfigError(f"the objective {dump['objective']!r} cannot be packaged exactly")
+    if name == "binary":
+        scale = numpy_helper.from_array(np.array([float(known["sigmoid"])], np.float32), "sigmoid")
+        scaled = helper.make_node("Mul", ["raw", "sigmoid"], ["scaled"])
+        return [scaled, helper.make_node("Sigmoid", ["scaled"], ["score"])], [scale]
+    if name == "multiclass":
+        return [helper.make_node("Softmax", ["raw"], ["score"], axis=1)], []
+    if name in ("regression", "lambdarank"):
+        return [helper.make_node("Identity", ["raw"], ["score"])], []
+    packaged = "binary, multiclass, regression and lambdarank can"
+    raise ConfigError(f"the objective {dump['objective']!r} cannot be packaged exactly; {packaged}")
 
 
 def _whole_codes(codes: set[int], features: int) -> tuple[list[Any], list[Any], str]:

@@ -11,9 +11,11 @@ from mlops_provider.checks import Check, Frozen, Verdict
 from mlops_provider.steps import tables
 from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Package, Trained
+from mlops_provider.steps.scoring.decisions import distance, turned
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import edge, environment, golden, inputs, latency
+from mlops_provider.steps.training.objectives import objective
 from mlops_provider.steps.training.onnx_export import export
 from mlops_provider.steps.training.trees import Split, splits
 from mlops_provider.storage import Artifact, canonical_json
@@ -31,14 +33,14 @@ class PackageArguments(Frozen):
     "package",
     arguments=PackageArguments,
     result=Package,
-    sections=("features", "evaluation", "gates", "package", "scoring"),
+    sections=("data", "features", "training", "evaluation", "gates", "package", "scoring"),
     code=True,
 )
 def package(job: Job, arguments: PackageArguments) -> Package:
     """Exports the model to ONNX and compares it with LightGBM, on rows of the training data and on rows made to lie on
     both sides of tree thresholds, with and without missing values. Puts golden cases, input schema, profile of the
     training data and environment beside it, and measures how fast it scores."""
-    trained, settings = arguments.trained, job.config
+    trained, settings, kind = arguments.trained, job.config, objective(job.config)
     text = job.storage.fetch(trained.booster).decode()
     content = export(text)
     sample = tables.read(job.storage, trained.reference, settings.features.columns).to_pandas()
@@ -56,8 +58,10 @@ def package(job: Job, arguments: PackageArguments) -> Package:
         code=job.model.ref,
         features=settings.features.columns,
         fitted=trained.fitted,
-        cut=settings.evaluation.cut,
-        parity=parity(text, content, rows, tolerance=settings.gates.parity, cut=settings.evaluation.cut),
+        objective=settings.training.objective,
+        classes=kind.classes,
+        cut=kind.cut,
+        parity=parity(text, content, rows, tolerance=settings.gates.parity, cut=kind.cut),
         files={name: _kept(job, trained, name, content) for name, content in files.items()},
         latency=latency.profile(scorer.score, rows, asked=settings.gates.latency.by_rows),
         checks=checks,
@@ -66,15 +70,17 @@ def package(job: Job, arguments: PackageArguments) -> Package:
 
 def _described(job: Job, trained: Trained, text: str, sample: Any, rows: Any, scorer: Scorer) -> dict[str, bytes]:
     """The files that say what the model takes, what it gives, and where it comes from."""
-    columns, cut = job.config.features.columns, job.config.evaluation.cut
+    columns, kind = job.config.features.columns, objective(job.config)
     dtypes = {name: str(sample[name].dtype) for name in columns}
     cases = golden.golden(
-        text, rows, fingerprint=trained.fingerprint, features=columns, cut=cut, tolerance=job.config.gates.parity
+        text, rows, fingerprint=trained.fingerprint, features=columns, cut=kind.cut, tolerance=job.config.gates.parity
     )
-    profile = inputs.reference_profile(sample[list(columns)], scorer.score(rows), rows=trained.rows)
+    profile = inputs.reference_profile(
+        sample[list(columns)], scorer.score(rows), rows=trained.rows, classes=kind.classes
+    )
     return {
         golden.FILE: _json(cases),
-        "schema.json": _json(inputs.schema(text, rows, features=dtypes, cut=cut)),
+        "schema.json": _json(inputs.schema(text, rows, features=dtypes, cut=kind.cut, classes=kind.classes)),
         "profile.json": _json(profile),
         "environment.txt": environment.lock(trained.environment).encode(),
     }
@@ -90,7 +96,7 @@ def _kept(job: Job, trained: Trained, name: str, content: bytes) -> Artifact:
     return job.storage.write(job.under("models", trained.fingerprint, "package", folder, name), content)
 
 
-def parity(text: str, content: bytes, sample: np.ndarray[Any, Any], *, tolerance: float, cut: float) -> Verdict:
+def parity(text: str, content: bytes, sample: np.ndarray[Any, Any], *, tolerance: float, cut: float | None) -> Verdict:
     """How far the package's scores are from LightGBM's.
 
     :param sample: rows of training data, float64 [n, features].
@@ -102,9 +108,8 @@ def parity(text: str, content: bytes, sample: np.ndarray[Any, Any], *, tolerance
     rows = parity_rows(booster, sample)
     expected = np.asarray(booster.predict(rows, num_threads=1))
     found = Scorer(content).score(rows)
-    difference = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
-    flips = ((found >= cut) != (expected >= cut)) & (np.abs(expected - cut) > tolerance)
-    worst, flipped = float(difference.max()), int(flips.sum())
+    worst = float(distance(found, expected).max())
+    flipped = int(turned(found, expected, cut=cut, tolerance=tolerance).sum())
     detail = f"{len(rows)} rows, {flipped} decided otherwise"
     return Verdict(
         subject="package",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -18,6 +18,7 @@ _STYLE = """
 .plot .paper { fill: var(--paper); } .plot .grid { stroke: var(--line); stroke-width: 1; }
 .plot .reference { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 4 4; }
 .plot .curve { fill: none; stroke: var(--mark); stroke-width: 2; stroke-linejoin: round; }
+.plot .cell { fill: var(--mark); } .plot .strong { fill: var(--paper); } .plot .point { fill: var(--mark); fill-opacity: 0.5; }
 .plot .span { stroke: var(--mark); stroke-width: 2; } .plot .dot { fill: var(--mark); }
 .plot text { fill: var(--faint); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .plot .title { fill: var(--ink); font-weight: 600; font-size: 13px; } .plot .name { fill: var(--ink); }
@@ -26,6 +27,7 @@ _STYLE = """
 _SIDE, _LEFT, _TOP, _BOTTOM, _RIGHT = 300, 52, 36, 46, 20
 _ROW, _NAMES, _SPAN = 22, 220, 360
 _MOST_ROWS = 40
+_MOST_CLASSES = 20
 _CHARACTERS = 32
 
 
@@ -41,17 +43,16 @@ class Bar:
 
 def plots(findings: Findings) -> dict[str, str]:
     """Every plot that the findings give, by name: SVG documents."""
-    rate, tops = findings.prevalence, _round_up(_largest(findings))
-    bins = [(one.score, one.observed) for one in findings.calibration.bins]
-    found = {
-        "roc": curve("ROC", findings.curves.roc, ("false positive rate", "true positive rate"), ((0, 0), (1, 1))),
-        "precision_recall": curve(
-            "Precision and recall", findings.curves.precision_recall, ("recall", "precision"), ((0, rate), (1, rate))
-        ),
-        "calibration": curve(
-            "Calibration", bins, ("mean score", "share of positives"), ((0, 0), (tops, tops)), top=tops, dots=True
-        ),
-    }
+    found = {**_curves(findings), **_calibration(findings)}
+    if findings.residuals:
+        found["residuals"] = _residuals(findings.residuals)
+    if findings.confusion:
+        found["confusion"] = confusion(findings.classes, findings.confusion)
+    if tenths := findings.group_quality:
+        bars = [
+            Bar(f"{place * 10} % of the groups are below", value, value, value) for place, value in enumerate(tenths)
+        ]
+        found["groups"] = spans("NDCG of the groups", bars, None)
     if bars := _slices(findings):
         found["slices"] = spans(f"{findings.metric} by slice, ±2 standard errors", bars, None)
     if bars := [Bar(one.feature, one.effect, one.low, one.high) for one in findings.importance]:
@@ -59,8 +60,47 @@ def plots(findings: Findings) -> dict[str, str]:
     return found
 
 
-def _largest(findings: Findings) -> float:
-    return max(max(one.score, one.observed) for one in findings.calibration.bins)
+def _curves(findings: Findings) -> dict[str, str]:
+    if findings.curves is None:
+        return {}
+    chance = findings.curves.precision_recall[-1][1]  # with every row taken, precision is the share of positives
+    roc, recalled = findings.curves.roc, findings.curves.precision_recall
+    return {
+        "roc": curve("ROC", roc, ("false positive rate", "true positive rate"), ((0, 0), (1, 1))),
+        "precision_recall": curve(
+            "Precision and recall", recalled, ("recall", "precision"), ((0, chance), (1, chance))
+        ),
+    }
+
+
+def _calibration(findings: Findings) -> dict[str, str]:
+    if findings.calibration is None:
+        return {}
+    bins = [(one.score, one.observed) for one in findings.calibration.bins]
+    if findings.residuals:
+        low, top = _ends([value for point in bins for value in point])
+        line, axes = ((low, low), (top, top)), ("mean score", "mean label")
+        return {"calibration": curve("Calibration", bins, axes, line, low=low, top=top, dots=True)}
+    tops = _round_up(max(value for point in bins for value in point))
+    line, axes = ((0.0, 0.0), (tops, tops)), ("mean score", "share of positives")
+    return {"calibration": curve("Calibration", bins, axes, line, top=tops, dots=True)}
+
+
+def _residuals(points: Sequence[Point]) -> str:
+    """Label minus score, over the score."""
+    (left, right), (low, top) = (_ends([point[place] for point in points]) for place in (0, 1))
+    return scatter("Residuals", points, ("score", "label minus score"), (left, right), (low, top))
+
+
+def _ends(values: Sequence[float]) -> Point:
+    """Ends of an axis that holds the values, with round numbers at each fifth."""
+    width = (max(values) - min(values)) or abs(values[0]) or 1.0
+    power = 10.0 ** math.floor(math.log10(width / 5))
+    for step in (power * factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)):
+        low = math.floor(min(values) / step) * step
+        if low + 5 * step >= max(values):
+            break
+    return low, low + 5 * step
 
 
 def _slices(findings: Findings) -> list[Bar]:
@@ -83,18 +123,59 @@ def curve(
     axes: tuple[str, str],
     reference: tuple[Point, Point],
     *,
+    low: float = 0.0,
     top: float = 1.0,
     dots: bool = False,
 ) -> str:
-    """Points joined by a line over 0 to `top` both ways, with a reference line."""
+    """Points joined by a line over `low` to `top` both ways, with a reference line."""
+    at = _places((low, top), (low, top))
+    drawn = [_line(at(reference[0]), at(reference[1]), "reference")]
+    drawn.append(f'<polyline class="curve" points="{" ".join("{:.1f},{:.1f}".format(*at(p)) for p in points)}"/>')
+    drawn += [_dot(at(point)) for point in points] if dots else []
+    return _square(title, axes, (low, top), (low, top), drawn)
+
+
+def scatter(title: str, points: Sequence[Point], axes: tuple[str, str], across: Point, up: Point) -> str:
+    """Points between the ends of two axes, with a line at 0."""
+    at = _places(across, up)
+    drawn = [_line(at((across[0], 0.0)), at((across[1], 0.0)), "reference")] if up[0] <= 0 <= up[1] else []
+    drawn += [f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in map(at, points)]
+    return _square(title, axes, across, up, drawn)
+
+
+def confusion(classes: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
+    """How many rows of each class were scored likeliest to be of which, the darker the larger the share of its class."""
+    shown = min(len(classes), _MOST_CLASSES)
+    side, left = max(34, _SIDE // shown), _NAMES // 2
+    body = [_text(12, 20, "Confusion, rows of a class by the class decided on", "title")]
+    for down, row in enumerate(rows[:shown]):
+        y = _TOP + 24 + side * down
+        body.append(_text(left - 8, y + side / 2 + 4, _short(classes[down], 14), "name up"))
+        body.append(_text(left + side * (down + 0.5), _TOP + 14, _short(classes[down], max(4, side // 8)), "across"))
+        for place, count in enumerate(row[:shown]):
+            share = count / (sum(row) or 1)
+            x = left + side * place
+            box = f'x="{x:g}" y="{y:g}" width="{side - 2:g}" height="{side - 2:g}"'
+            body.append(f'<rect class="cell" {box} fill-opacity="{share:.3f}"/>')
+            body.append(
+                _text(x + side / 2, y + side / 2 + 4, str(count), "across strong" if share > 0.5 else "across name")
+            )
+    return _document(left + side * shown + _RIGHT, _TOP + 24 + side * shown + 12, "Confusion", body)
+
+
+def _places(across: Point, up: Point) -> Callable[[Point], Point]:
+    """Where a point is drawn, between the ends of both axes."""
 
     def at(point: Point) -> Point:
-        return _LEFT + _SIDE * point[0] / top, _TOP + _SIDE * (1 - point[1] / top)
+        x, y = (point[0] - across[0]) / (across[1] - across[0]), (point[1] - up[0]) / (up[1] - up[0])
+        return _LEFT + _SIDE * x, _TOP + _SIDE * (1 - y)
 
-    body = [_text(_LEFT, 20, title, "title"), *_grid(top)]
-    body.append(_line(at(reference[0]), at(reference[1]), "reference"))
-    body.append(f'<polyline class="curve" points="{" ".join("{:.1f},{:.1f}".format(*at(p)) for p in points)}"/>')
-    body += [_dot(at(point)) for point in points] if dots else []
+    return at
+
+
+def _square(title: str, axes: tuple[str, str], across: Point, up: Point, drawn: Sequence[str]) -> str:
+    """A square plot with its grid, title and axes."""
+    body = [_text(_LEFT, 20, title, "title"), *_grid(across, up), *drawn]
     height = _TOP + _SIDE + _BOTTOM
     body.append(_text(_LEFT + _SIDE / 2, height - 8, axes[0], "across"))
     middle = _TOP + _SIDE / 2
@@ -102,16 +183,21 @@ def curve(
     return _document(_LEFT + _SIDE + _RIGHT, height, title, body)
 
 
-def _grid(top: float) -> list[str]:
+def _grid(across: Point, up: Point) -> list[str]:
     drawn = []
     for fifth in range(6):
         x, y = _LEFT + _SIDE * fifth / 5, _TOP + _SIDE * (1 - fifth / 5)
         drawn += [_line((x, _TOP), (x, _TOP + _SIDE), "grid"), _line((_LEFT, y), (_LEFT + _SIDE, y), "grid")]
         drawn += [
-            _text(x, _TOP + _SIDE + 16, f"{top * fifth / 5:g}", "across"),
-            _text(_LEFT - 6, y + 4, f"{top * fifth / 5:g}", "up"),
+            _text(x, _TOP + _SIDE + 16, _tick(across, fifth), "across"),
+            _text(_LEFT - 6, y + 4, _tick(up, fifth), "up"),
         ]
     return drawn
+
+
+def _tick(ends: Point, fifth: int) -> str:
+    value = ends[0] + (ends[1] - ends[0]) * fifth / 5
+    return f"{0.0 if abs(value) < abs(ends[1] - ends[0]) * 1e-9 else value:.4g}"
 
 
 def spans(title: str, bars: Sequence[Bar], reference: float | None) -> str:
@@ -146,8 +232,8 @@ def _step(width: float) -> float:
     return next(power * factor for factor in (0.1, 0.2, 0.5, 1.0) if width / (power * factor) <= 8 or factor == 1.0)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _CHARACTERS else f"{name[: _CHARACTERS - 1]}…"
+def _short(name: str, characters: int = _CHARACTERS) -> str:
+    return name if len(name) <= characters else f"{name[: characters - 1]}…"
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from mlops_provider.exceptions import DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps.data import snapshot
-from mlops_provider.steps.data.features import LABEL
+from mlops_provider.steps.data.rows import GROUP, LABEL
 from mlops_provider.steps.records import Split
 from mlops_provider.steps.step import Job
+from mlops_provider.steps.training.objectives import objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,20 +28,25 @@ def where(job: Job, split: Split) -> str:
 
 
 def known_rows(job: Job, split: Split) -> pd.DataFrame:
-    """The labelled rows whose label was known at the cutoff, sorted by key.
+    """The labelled rows whose label was known at the cutoff, sorted by key; of a ranking by group before that.
 
     :raises DataError: if there are none.
     """
     import pandas as pd
 
-    data = job.config.data
     frame: pd.DataFrame = pd.concat(
         [snapshot.read(job, version).to_pandas() for version in split.fit], ignore_index=True
     )
-    frame = frame[known(job, split, frame)].sort_values([data.key, data.event_time], ignore_index=True)
+    frame = frame[known(job, split, frame)].sort_values(order(job), ignore_index=True)
     if frame.empty:
         raise DataError(f"{where(job, split)}: no row has a label that was known on {split.cutoff:%Y-%m-%d %H:%M}")
     return frame
+
+
+def order(job: Job) -> list[str]:
+    """The columns that training rows are sorted by. LightGBM wants the rows of a group to follow each other."""
+    data = job.config.data
+    return [*([GROUP] if data.group else []), data.key, data.event_time]
 
 
 def known(job: Job, split: Split, frame: pd.DataFrame) -> pd.Series[bool]:
@@ -91,15 +97,13 @@ def weights(job: Job, split: Split, features: Any, times: pd.Series[Any]) -> Arr
     return made
 
 
-def check_labels(labels: Array, what: str) -> None:
+def check_labels(job: Job, labels: Array, what: str) -> None:
     """Raises if there is nothing to tell apart.
 
     :raises DataError: if all labels are the same, or there are none.
     """
-    if not len(labels):
-        raise DataError(f"{what}: no rows")
-    if (labels == labels[0]).all():
-        raise DataError(f"{what}: the label is {labels[0]:g} in all {len(labels)} rows, nothing to learn")
+    if problem := objective(job.config).problem(labels):
+        raise DataError(f"{what}: {problem}")
 
 
 def check_features(job: Job, split: Split, block: Array) -> None:

@@ -24,7 +24,8 @@ from mlops_provider.steps.data.remote import Pointer
 from mlops_provider.steps.data.repository import repository
 from mlops_provider.steps.records import FeatureVersion, Split
 from mlops_provider.steps.step import Job
-from mlops_provider.steps.training.rows import FeatureChecks, known, where
+from mlops_provider.steps.training.objectives import targets
+from mlops_provider.steps.training.rows import FeatureChecks, known, order, where
 
 Array = np.ndarray[Any, Any]
 _BATCH = 65_536
@@ -105,7 +106,7 @@ class Streamed:
     """The known rows of a split on disk.
 
     :param folder: for scratch files, which must hold 8 bytes for every value of the training data, and the partitions.
-    :ivar times: event times of the known rows in the order of the keys; `labels` float64 likewise.
+    :ivar times: event times of the known rows in the order of the keys; `labels` likewise, as metrics take them.
     """
 
     def __init__(self, job: Job, split: Split, folder: Path) -> None:
@@ -154,21 +155,20 @@ class Streamed:
         import pyarrow.parquet as pq
 
         data = self._job.config.data
-        parts = [pq.read_table(file, columns=[data.key, data.event_time, LABEL]) for file in self._files]
+        sorting, config = order(self._job), self._job.config
+        parts = [pq.read_table(file, columns=[*sorting, LABEL]) for file in self._files]
         table = pa.concat_tables(parts, promote_options="permissive")
-        frame = table.select([data.event_time, LABEL]).to_pandas()
+        frame = table.drop_columns([data.key]).to_pandas()
         rows = np.flatnonzero(known(self._job, self._split, frame).to_numpy())
         if not len(rows):
             told = f"{self._split.cutoff:%Y-%m-%d %H:%M}"
             raise DataError(f"{where(self._job, self._split)}: no row has a label that was known on {told}")
-        keys = table.select([data.key, data.event_time]).take(rows)
-        rows = rows[
-            pc.sort_indices(keys, sort_keys=[(data.key, "ascending"), (data.event_time, "ascending")]).to_numpy()
-        ]
+        keys = table.select(sorting).take(rows)
+        rows = rows[pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in sorting]).to_numpy()]
         places = np.full(table.num_rows, -1, np.int64)
         places[rows] = np.arange(len(rows))
         frame = frame.iloc[rows].reset_index(drop=True)
-        return frame[data.event_time], frame[LABEL].to_numpy(np.float64), places
+        return frame[data.event_time], targets(config, frame), places
 
     def _blocks(self, columns: list[str]) -> Iterator[tuple[int, Array]]:
         """The features of all rows as they are read, and the number of the first row of each block."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from mlops_provider.exceptions import ConfigError, RequestError
 from mlops_provider.steps import tables
-from mlops_provider.steps.data.features import LABEL
 from mlops_provider.steps.data.statistics import applied, fit
 from mlops_provider.steps.records import ModelVersion, Split, Trained, Validation
 from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Boosted, Rows, boosted, own
 from mlops_provider.steps.training.identity import Start, TrainArguments, environment, version_fingerprint
+from mlops_provider.steps.training.objectives import targets
 from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.stream import streamed
@@ -75,10 +75,10 @@ class _Training:
         """With all rows in memory."""
         frame = known.known_rows(self.job, self.split)
         times = frame[self.job.config.data.event_time]
-        labels = self._labels(frame[LABEL].to_numpy())
+        labels = self._labels(targets(self.job.config, frame))
         chosen, later = self._divided(times, labels)
         features = frame.loc[chosen, self.columns].reset_index(drop=True)
-        statistics = fit(self.job, features, labels[chosen], self.fingerprint)
+        statistics = fit(self.job, features, Rows(features, labels[chosen]).plain, self.fingerprint)
         given = applied(self.job, statistics, features)
         known.check_features(self.job, self.split, given.to_numpy())
         weights = known.weights(self.job, self.split, given, times[chosen])
@@ -123,19 +123,20 @@ class _Training:
         if self.arguments.drill != "shuffled_labels":
             return labels
         log.warning("drill: labels are shuffled on purpose; the gate must refuse this candidate")
-        return np.random.default_rng(self.job.config.training.seed).permutation(labels)
+        order = np.random.default_rng(self.job.config.training.seed).permutation(len(labels))
+        return labels[order] if labels.ndim == 1 else np.column_stack([labels[order, 0], labels[:, 1]])
 
     def _divided(self, times: pd.Series[Any], labels: Array) -> tuple[Array, Array]:
         """Which rows are fitted on, and which early stopping measures on; both must tell something."""
         what, stopping = known.where(self.job, self.split), self.job.config.training.early_stopping
         if stopping is None:
-            known.check_labels(labels, what)
+            known.check_labels(self.job, labels, what)
             return np.ones(len(labels), bool), np.zeros(len(labels), bool)
         chosen, later = known.divided(self.job, times)
         known.check_labels(
-            labels[chosen], f"{what}: what early stopping's window of {stopping.window} leaves to fit on"
+            self.job, labels[chosen], f"{what}: what early stopping's window of {stopping.window} leaves to fit on"
         )
-        known.check_labels(labels[later], f"{what}: early stopping's window, the last {stopping.window},")
+        known.check_labels(self.job, labels[later], f"{what}: early stopping's window, the last {stopping.window},")
         return chosen, later
 
     def _start(self) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlops_provider.config import ModelConfig
 from mlops_provider.exceptions import DataError
 from mlops_provider.partitions import parse_duration
 from mlops_provider.steps.data import snapshot
@@ -20,6 +21,7 @@ from mlops_provider.steps.records import Parameters, Split
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Rows, boosted
+from mlops_provider.steps.training.objectives import objective, targets
 from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.storage import digest
 
@@ -56,6 +58,7 @@ class Fold:
     :ivar later: the labelled rows of the partition that is measured on, with key and event time.
     """
 
+    config: ModelConfig
     partition: str
     features: Any
     labels: Any
@@ -65,7 +68,7 @@ class Fold:
 
     @property
     def labels_later(self) -> Any:
-        return self.later[LABEL].to_numpy()
+        return targets(self.config, self.later)
 
     def scores(self, job: Job, params: Parameters, callbacks: Sequence[Any] = ()) -> Any:
         """Scores of the later rows by a model with these parameters, fitted on the earlier ones.
@@ -85,22 +88,25 @@ class Fold:
 def read(job: Job, split: Split) -> Fold:
     """The rows of a fold, with the statistics that the model's own code fits on the earlier ones.
 
-    :raises DataError: if there is nothing to learn from, or the later partition has one class only.
+    :raises DataError: if there is nothing to learn from, or nothing to tell apart in the later partition.
     """
     frame, columns = known.known_rows(job, split), list(job.config.features.columns)
-    labels = frame[LABEL].to_numpy()
-    known.check_labels(labels, known.where(job, split))
-    statistics = fit(job, frame[columns], labels, digest([split.model_dump(mode="json"), job.model.code_hash]))
+    labels = targets(job.config, frame)
+    known.check_labels(job, labels, known.where(job, split))
+    statistics = fit(
+        job, frame[columns], Rows(frame, labels).plain, digest([split.model_dump(mode="json"), job.model.code_hash])
+    )
     later = snapshot.read(job, split.holdout).to_pandas()
     later = later[later[LABEL].notna()]
-    if later[LABEL].nunique() < 2:
+    if problem := objective(job.config).problem(targets(job.config, later)):
         raise DataError(
-            f"{job.config.name}: {split.holdout.partition} has {len(later)} labelled rows, all of one class: no trial can be "
-            "measured on it. Widen training.window, or take training.tune out of model.yaml"
+            f"{job.config.name}: {split.holdout.partition}: {problem}: no trial can be measured on it. Widen "
+            "training.window, or take training.tune out of model.yaml"
         )
     features = applied(job, statistics, frame[columns])
     known.check_features(job, split, features.to_numpy())
     return Fold(
+        config=job.config,
         partition=split.holdout.partition,
         features=features.to_numpy(),
         labels=labels,

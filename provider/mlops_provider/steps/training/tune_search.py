@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.config import ModelConfig
 from mlops_provider.sections import Dimension, Tune
+from mlops_provider.sections.objectives import larger_is_better
 from mlops_provider.sections.tune import TRUTHS, WHOLE
 from mlops_provider.steps.records import Parameters, Trial
-from mlops_provider.steps.training.metrics import LARGER_IS_BETTER
 from mlops_provider.storage import digest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def proposed(config: ModelConfig, known: Iterable[Trial], number: int) -> Parame
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tune, training = _tune(config), config.training
     sampler = optuna.samplers.TPESampler(seed=seed(training.seed, number // tune.parallel, number), n_startup_trials=10)
-    direction = "maximize" if LARGER_IS_BETTER[config.evaluation.metric] else "minimize"
+    direction = "maximize" if larger_is_better(config.evaluation.metric) else "minimize"
     study = optuna.create_study(sampler=sampler, direction=direction)
     space = distributions(tune)
     for trial in sorted(finished(known), key=lambda t: t.number):
@@ -50,7 +50,7 @@ def finished(trials: Iterable[Trial]) -> list[Trial]:
 
 def best(config: ModelConfig, trials: Iterable[Trial]) -> Trial | None:
     """The best of those that were measured; of equals the first."""
-    sign = -1 if LARGER_IS_BETTER[config.evaluation.metric] else 1
+    sign = -1 if larger_is_better(config.evaluation.metric) else 1
     return min(finished(trials), key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
 
 

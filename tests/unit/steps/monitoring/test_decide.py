@@ -180,10 +180,11 @@ def test_a_partition_that_the_champion_cannot_score_counts_as_missed(
     assert "(not scored)" in why
 
 
-def test_refused_data_does_not_count() -> None:
+def test_refused_data_does_not_count(tmp_path: Path) -> None:
+    write_model(tmp_path)
     history = History().data(*DAYS[:3])
     history.add("data", DAYS[1], "refused", identity="x")
-    assert list(accepted(tuple(history.records))) == [DAYS[0], DAYS[2]]
+    assert list(accepted(_job(tmp_path), tuple(history.records))) == [DAYS[0], DAYS[2]]
 
 
 def test_a_decision_is_taken_once_for_a_partition(accepted: World) -> None:

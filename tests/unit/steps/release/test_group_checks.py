@@ -35,7 +35,7 @@ def findings(*slices: SliceResult, fairness: tuple[Fairness, ...] = ()) -> Findi
     return Findings(
         metric="auc",
         rows=1,
-        prevalence=0.5,
+        labels="0.5000 of them positive",
         curves=curves,
         calibration=calibrated,
         slices=slices,

@@ -7,7 +7,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc, brier_score_loss, precision_recall_curve, roc_auc_score
 
-from mlops_provider.steps.training.calibration import calibration, calibration_checks, curves
+from mlops_provider.steps.training.calibration import calibration, calibration_checks
+from mlops_provider.steps.training.curves import curves
 from mlops_provider.steps.training.metrics import Array
 
 

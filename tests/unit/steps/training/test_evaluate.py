@@ -151,7 +151,7 @@ def test_a_holdout_of_one_class_is_an_error(scored: World) -> None:
     loops.ct()
     champion, candidate = pair(scored)
     found = evaluated(scored.job(), candidate, champion)
-    assert [(c.name, c.severity) for c in found.verdict.problems] == [("holdout_classes", "error")]
+    assert [(c.name, c.severity) for c in found.verdict.problems] == [("holdout_labels", "error")]
     assert found.candidate == {}
 
 

@@ -38,7 +38,7 @@ def findings(name: str = "plain", bars: int = 2) -> Findings:
     return Findings(
         metric="auc",
         rows=1_000,
-        prevalence=0.3,
+        labels="0.3000 of them positive",
         curves=Curves(roc=((0, 0), (0.2, 0.7), (1, 1)), precision_recall=((0.1, 0.9), (1, 0.3))),
         calibration=Calibrated(
             bins=(

@@ -177,7 +177,8 @@ def test_thresholds_near_zero_and_beyond_all_values_divide_alike(threshold: floa
 @pytest.mark.parametrize(
     "params",
     [
-        {"objective": "regression"},
+        {"objective": "regression", "reg_sqrt": True},
+        {"objective": "poisson"},
         {"objective": "cross_entropy"},
         {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5},
         {"zero_as_missing": True},
@@ -192,12 +193,12 @@ def test_what_could_not_score_alike_is_refused(params: dict[str, Any]) -> None:
         export(text)
 
 
-def test_several_classes_are_refused() -> None:
+def test_several_classes_each_by_itself_are_refused() -> None:
     sample = plain(np.random.default_rng(4), 300)
     labels = np.arange(300) % 3
-    params = {"objective": "multiclass", "num_class": 3, "verbosity": -1, "num_threads": 1}
+    params = {"objective": "multiclassova", "num_class": 3, "verbosity": -1, "num_threads": 1}
     text = lightgbm.train(params, lightgbm.Dataset(sample, labels), 3).model_to_string()
-    with pytest.raises(ConfigError, match="multiclass"):
+    with pytest.raises(ConfigError, match="multiclassova"):
         export(text)
 
 

@@ -133,7 +133,7 @@ def test_noise_is_seldom_confirmed(challenger: World) -> None:
 
 def test_found_slices_only_warn(challenger: World) -> None:
     found = FoundSlice(feature="a", value="below 0", against="champion", rows=300, excess=0.02, p=0.001)
-    check = slices.found_checks((found,), "champion", told="squared error above the champion's")
+    check = slices.found_checks((found,), "champion", told="loss above the champion's")
     assert check.state == "warn"
     assert "a below 0 (300 rows, +0.0200)" in check.detail
     assert slices.found_checks((), "champion", told="").passed

@@ -188,7 +188,9 @@ def test_a_day_of_one_class_is_an_error(world: World, monkeypatch: pytest.Monkey
         )
 
     monkeypatch.setattr(tune_folds, "snapshot", SimpleNamespace(read=one_class))
-    with pytest.raises(DataError, match="2024-01-02 has 1.* labelled rows, all of one class"):
+    with pytest.raises(
+        DataError, match="2024-01-02: the label is 1 in all 1.* rows, nothing to learn: no trial can be measured on it"
+    ):
         tuned(world, job)
 
 
