@@ -100,7 +100,8 @@ class Storage:
             if not refused and type(error).__name__ not in _NO_CREDENTIALS:
                 raise
             raise AccessDenied(
-                f"{uri}: {error}. Check the credentials: of the connection [mlops] aws_conn_id for s3://, or in the environment"
+                f"{uri}: {error}. Check the credentials: of the connection in the URI (s3://connection@bucket/key), else of "
+                "[mlops] aws_conn_id, or in the environment"
             ) from error
 
     def is_local(self, uri: str) -> bool:

@@ -10,7 +10,10 @@ def s3_options(aws_conn_id: str) -> dict[str, dict[str, Any]]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     hook = S3Hook(aws_conn_id=aws_conn_id)
-    keys = hook.get_credentials()
+    try:
+        keys = hook.get_credentials()
+    except AttributeError:  # the hook asks for the keys of what boto3 did not find
+        keys = None
     client = {"endpoint_url": hook.conn_config.endpoint_url, "region_name": hook.region_name}
     options: dict[str, Any] = {"client_kwargs": {name: value for name, value in client.items() if value}}
     if keys:

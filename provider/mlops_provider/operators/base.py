@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, BaseOperator, Context, conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from mlops_provider.config import check_name
 from mlops_provider.deployment import Deployment, DvcAccess, MlflowAccess
@@ -72,8 +73,10 @@ def deployment(context: Context) -> Deployment:
     """The deployment with its connections resolved, acting for this task."""
     run = context["run_id"]
     found = local_deployment(actor=f"{context['dag'].dag_id} {run}")
-    mlflow = mlflow_access()
-    known: dict[str, Any] = {"tracking_uri": mlflow.uri, "mlflow": mlflow}
+    known: dict[str, Any] = {}
+    with suppress(AirflowNotFoundException):  # a step that needs MLflow tells that there is none; most do not
+        mlflow = mlflow_access()
+        known = {"tracking_uri": mlflow.uri, "mlflow": mlflow}
     if dvc_conn_id := setting("dvc_conn_id"):
         known["dvc"] = DvcHook(dvc_conn_id, aws_conn_id=setting("aws_conn_id", "aws_default")).get_conn()
     return found.model_copy(update=known)

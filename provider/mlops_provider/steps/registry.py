@@ -40,7 +40,10 @@ def client(job: Job) -> Iterator[MlflowClient]:
     """
     uri = job.deployment.tracking_uri
     if not uri:
-        raise ConfigError("no MLflow server is configured: set [mlops] mlflow_conn_id, or MLFLOW_TRACKING_URI")
+        raise ConfigError(
+            "no MLflow server is configured: define the connection that [mlops] mlflow_conn_id names (mlflow_default if it "
+            "names none), or outside of Airflow set MLFLOW_TRACKING_URI"
+        )
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

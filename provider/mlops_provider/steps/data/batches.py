@@ -119,7 +119,7 @@ class Found:
 
     @property
     def considered(self) -> int:
-        return (self.rows or 0) - (self.missing or 0)
+        return 0 if self.rows is None else self.rows - (self.missing or 0)
 
     @property
     def percent(self) -> float | None:

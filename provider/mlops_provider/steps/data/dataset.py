@@ -22,6 +22,8 @@ from mlops_provider.storage import Artifact, Storage
 _BATCH = 65_536
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _CSV_BLOCK = 4 << 20
+# What pandas, and so Great Expectations, reads as a missing value.
+_CSV_NULLS = [*pa.csv.ConvertOptions().null_values, "None", "<NA>"]
 _BUFFER = 1 << 20
 
 
@@ -74,7 +76,11 @@ class Dataset:
     def files(self) -> list[str]:
         """Names of all files of a folder, below it and sorted; hidden ones, which Spark and others leave there, aside."""
         fs, path = self.storage.filesystem(self.uri)
-        names = (name[len(path) :].lstrip("/") for name in fs.find(path))
+        try:
+            found = fs.find(path)
+        except FileNotFoundError as error:  # of a bucket that is not there
+            raise DataError(f"{self.uri} does not exist: {error}") from error
+        names = (name[len(path) :].lstrip("/") for name in found)
         return sorted(name for name in names if not _hidden(name))
 
     def content(self) -> Artifact:
@@ -204,7 +210,7 @@ def _unquoted(told: str) -> str:
 
 
 def _schema(file: BinaryIO, part: Part) -> pa.Schema:
-    schema = _csv_reader(file).schema if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
+    schema = _csv_schema(file, part.uri) if _is_csv(part.uri) else pq.ParquetFile(file).schema_arrow
     _ = schema.names  # only now are they decoded
     file.seek(0)
     for name in part.constants:
@@ -228,11 +234,26 @@ def _parquet(file: BinaryIO, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from reader.iter_batches(_BATCH, row_groups=[group], columns=columns, use_threads=False)
 
 
+def _csv_schema(file: BinaryIO, uri: str) -> pa.Schema:
+    """The columns of a CSV file, as the beginning of the file tells them.
+
+    :raises DataError: for text that is not UTF-8, which Arrow would hand over as bytes that equal no text.
+    """
+    schema = _csv_reader(file).schema
+    if odd := [field.name for field in schema if pa.types.is_binary(field.type)]:
+        raise DataError(
+            f"{uri} is no readable CSV file: values of {', '.join(map(repr, odd))} are not UTF-8 text: write it in UTF-8"
+        )
+    return schema
+
+
 def _csv_reader(file: BinaryIO, columns: list[str] | None = None) -> Any:
     return pa.csv.open_csv(
         file,
         read_options=pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
-        convert_options=pa.csv.ConvertOptions(include_columns=columns, strings_can_be_null=True),
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=columns, strings_can_be_null=True, null_values=_CSV_NULLS
+        ),
     )
 
 

@@ -20,6 +20,7 @@ Function = Callable[..., Any]
 
 _SINGLE = 10
 _CUTS = 5
+_MOMENTS, _NEAR = 20, 10
 _ADDED = 500
 _SHIFT = 1000.0
 
@@ -48,7 +49,7 @@ class Trial:
         part, expected, as_of = (found.iloc[places] for found in (self.rows, self.expected, self.as_of))
         if index is not None:
             part, expected, as_of = (found.set_axis(index) for found in (part, expected, as_of))
-        made = self.build(part.copy(), dict(given), as_of)[list(expected.columns)]
+        made = self.build(part.copy(), dict(given), as_of.copy())[list(expected.columns)]
         if not made.index.equals(expected.index):
             return ["the rows themselves"]
         return [name for name in expected.columns if not _equal(made[name], expected[name])]
@@ -101,7 +102,7 @@ def _checks(
         yield could_not_run("features_function", "there are no rows to try it on")
         return
     before = {name: table.copy() for name, table in history.items()}
-    made = build(rows.copy(), dict(history), as_of) if made is None else made
+    made = build(rows.copy(), dict(history), as_of.copy()) if made is None else made
     kept = made.index.equals(rows.index)
     yield Check(
         name="rows_kept", passed=kept, detail="" if kept else f"{len(made)} rows for {len(rows)}, or another order"
@@ -122,8 +123,9 @@ def _checks(
     yield _found("same_alone", alone, "rows one by one")
     changed = [name for name, table in before.items() if not table.equals(history[name])]
     yield _found("history_untouched", changed, "the history afterwards")
+    near = [Trial(build, rows.iloc[at], history, as_of.iloc[at], made.iloc[at]) for at in _moments(as_of, random)]
     for name in history:
-        yield _ahead(trial, name, known_at.get(name))
+        yield _ahead(trial, near, name, known_at.get(name))
 
 
 def _finite(made: pd.DataFrame) -> Check:
@@ -148,7 +150,17 @@ def _found(name: str, what: list[str], tried: str, subject: str = "") -> Check:
     return Check(name=name, passed=not differing, subject=subject, detail=detail)
 
 
-def _ahead(trial: Trial, name: str, column: str | None) -> Check:
+def _moments(as_of: pd.Series[Any], random: Any) -> list[Any]:
+    """Places of rows that follow each other in time, at several moments: who looks ahead by little is seen by rows near a cut."""
+    import numpy as np
+
+    order = np.argsort(as_of.to_numpy(), kind="stable")
+    if len(order) <= _MOMENTS * _NEAR:
+        return np.array_split(order, max(1, len(order) // _NEAR))
+    return [order[start : start + _NEAR] for start in np.sort(random.permutation(len(order) - _NEAR)[:_MOMENTS])]
+
+
+def _ahead(trial: Trial, near: list[Trial], name: str, column: str | None) -> Check:
     """Whether a feature knows what a history table tells only after the moment of the prediction."""
     import pandas as pd
 
@@ -171,6 +183,10 @@ def _ahead(trial: Trial, name: str, column: str | None) -> Check:
         for how, other in _later(table, column, cut):
             differing = trial.differs(places, {**trial.history, name: other})
             found += [f"{feature} ({how})" for feature in differing]
+    for few in near:
+        past = table[~(table[column] > few.as_of.max())].copy()
+        differing = few.differs(range(len(few.rows)), {**few.history, name: past})
+        found += [f"{feature} (removed)" for feature in differing]
     return _found("nothing_later", found, "with later rows removed, changed, added", name)
 
 

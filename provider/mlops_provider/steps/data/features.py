@@ -155,7 +155,9 @@ def _known(job: Job, artifact: Artifact) -> pd.DataFrame:
 def _made(job: Job, found: Delivered) -> pd.DataFrame:
     function = job.model.function(job.config.features.build)
     try:
-        made = function(found.rows.copy(), {name: table.copy() for name, table in found.history.items()}, found.as_of)
+        made = function(
+            found.rows.copy(), {name: table.copy() for name, table in found.history.items()}, found.as_of.copy()
+        )
     except Exception as error:
         # The model's own code: a fault of it says nothing about the data, which stays due until the code is mended.
         where = f"{job.config.name}: {job.config.features.build}"

@@ -152,6 +152,8 @@ def _example(frame: Any, row: int, key: str | None, columns: list[str]) -> Examp
 
 
 def _native(value: Any) -> Any:
+    if getattr(value, "ndim", 0):  # the value of a list column
+        return value.tolist()
     return value.item() if hasattr(value, "item") and not hasattr(value, "isoformat") else value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,6 +217,19 @@ def test_a_csv_whose_header_is_no_text_is_named(content: bytes, tmp_path: Path) 
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\.csv is no readable CSV file, its header is not UTF-8"):
         read(path)
+
+
+def test_a_csv_whose_values_are_no_text_is_refused_before_any_is_compared(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"id,a,b\n1,caf\xe9,x\n2,tea,y\n")
+    with pytest.raises(DataError, match=r"x\.csv is no readable CSV file: values of 'a' are not UTF-8 text"):
+        read(path)
+
+
+def test_a_csv_has_the_missing_values_that_pandas_finds_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,a\n1,None\n2,<NA>\n3,NA\n4,none\n5,\n")
+    assert read(path, ["a"])["a"] == pd.read_csv(path)["a"].astype("object").where(lambda a: a.notna(), None).tolist()
 
 
 @pytest.mark.parametrize(

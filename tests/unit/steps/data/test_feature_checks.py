@@ -101,6 +101,33 @@ def test_any_use_of_later_history_is_found(feature: Callable[[pd.DataFrame, Any]
     assert f"made ({how})" in verdict.reason()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_few_rows_that_look_ahead_by_little_are_found(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = pd.DataFrame({"x": random.normal(size=3_000), "odd": random.random(3_000) < 0.1})
+    as_of = pd.Series(START + pd.to_timedelta(np.arange(3_000) * 10, unit="min"))
+    table = pd.DataFrame({
+        "at": START + pd.to_timedelta(np.arange(1_600) * 20, unit="min"),
+        "value": random.normal(size=1_600),
+    })
+
+    def build(rows: pd.DataFrame, history: dict[str, pd.DataFrame], as_of: Any) -> pd.DataFrame:
+        return latest(rows, history, as_of + pd.to_timedelta(rows["odd"].astype(int), unit="h"))
+
+    verdict = checked(build, rows=rows, as_of=as_of, history={"readings": table})
+    assert problems(verdict) == {"nothing_later readings"}
+
+
+def test_a_function_that_moves_the_moment_itself_is_found() -> None:
+    def build(rows: pd.DataFrame, history: dict[str, pd.DataFrame], as_of: Any) -> pd.DataFrame:
+        as_of[:] = START + pd.Timedelta(days=30)
+        return latest(rows, history, as_of)
+
+    moments = AS_OF.copy()
+    assert "nothing_later readings" in problems(checked(build, as_of=moments))
+    assert moments.equals(AS_OF)
+
+
 def test_a_future_that_is_not_there_yet_is_added() -> None:
     early = {**HISTORY, "readings": READINGS.head(1)}
     verdict = checked(lambda r, h, a: r[["x"]].assign(n=float(len(h["readings"]))), history=early)
@@ -194,6 +221,23 @@ def test_features_that_depend_on_other_rows_are_refused_with_the_reason(delivere
     write_features(delivered, "rows['a'].mean()")
     with pytest.raises(ConfigError, match=r"features\.py:build is refused: .*same_alone.*height"):
         call(delivered.job(), "build_features", work=delivered.work(DAYS[0]))
+
+
+def test_features_that_move_the_moment_of_prediction_are_refused(delivered: World) -> None:
+    times = pd.Timestamp(DAYS[0], tz="UTC") + pd.to_timedelta(np.arange(-48, 480), unit="h")
+    weather = pd.DataFrame({"at": times, "temp": np.arange(len(times), dtype=float)})
+    weather.to_parquet(delivered.data / "weather.parquet")
+    delivered.configure(data={"history": {"weather": {"source": "weather.parquet", "known_at": "at"}}})
+    delivered.model.joinpath("features.py").write_text(
+        "import pandas as pd\n\n"
+        "def build(rows, history, as_of):\n"
+        "    as_of[:] = pd.Timestamp('2024-01-31', tz='UTC')\n"
+        "    told = pd.merge_asof(as_of.rename('at').to_frame(), history['weather'].sort_values('at'), on='at')\n"
+        "    return rows[['a', 'b', 'c']].assign(height=told['temp'].to_numpy())\n"
+    )
+    job = delivered.job()
+    with pytest.raises(ConfigError, match="nothing_later"):
+        call(job, "build_features", work=delivered.work(DAYS[0], job))
 
 
 def test_features_that_look_ahead_are_refused_with_the_reason(delivered: World) -> None:

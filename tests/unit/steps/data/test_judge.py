@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,6 +112,24 @@ def test_severity_decides_what_a_failure_means(people: Dataset, severity: str, s
     check = only(people, {**OLD, "severity": severity})
     assert check.state == state
     assert check.detail.startswith("info: ") == (severity == "info")
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_values_that_are_lists_are_shown_as_such(tmp_path: Path, length: int) -> None:
+    frame = pd.DataFrame({"id": [1, 2, 3], "all": [[n] * length for n in range(3)]})
+    frame.to_parquet(tmp_path / "lists.parquet")
+    check = only(
+        Dataset(Storage(), str(tmp_path / "lists.parquet")), expectation("column_values_to_be_null", column="all")
+    )
+    assert check.state == "fail"
+    assert check.unexpected is not None
+    assert [example["all"] for example in check.unexpected.examples] == [str([n] * length) for n in range(3)]
+
+
+def test_a_count_of_no_rows_is_no_share(people: Dataset) -> None:
+    check = only(people, expectation("column_distinct_values_to_equal_set", column="age", value_set=[1]))
+    assert check.state == "fail"
+    assert "%" not in str(check.value)
 
 
 def test_checks_stand_in_the_order_of_the_suite_whichever_engine_made_them(people: Dataset) -> None:
