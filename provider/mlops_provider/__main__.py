@@ -182,6 +182,10 @@ def _replayed(root: Path, options: Any) -> int:
     deployment = _lap_of(root, options)
     # What an earlier lap left is worth more than a lap that cannot begin.
     require_replay(_job(options, deployment))
+    if options.force and (others := [name for name in _lapped(root) if name != options.model]):
+        raise RequestError(
+            f"--force would delete what {', '.join(others)} did in {root}, too: give --root a folder for {options.model} alone"
+        )
     _forget(root, options)
     job = _job(options, deployment)
     quiet = options.json
@@ -199,6 +203,11 @@ def _replayed(root: Path, options: Any) -> int:
         print(f"\n{time.monotonic() - began:.0f} s; ledger, predictions and reports: {deployment.artifact_root}")
         print("".join(f"BROKEN: {fault}\n" for fault in faults), end="")
     return 1 if faults else 0
+
+
+def _lapped(root: Path) -> list[str]:
+    """The models that went through laps in this folder."""
+    return sorted(path.name for path in root.glob("artifacts/ledger/*") if path.is_dir())
 
 
 def _forget(root: Path, options: Any) -> None:

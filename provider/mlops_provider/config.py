@@ -159,9 +159,8 @@ def load(directory: str | Path, environment: str = "") -> ModelConfig:
     values, sources = modelyaml.merged(path, environment)
     config = _validated(values, sources, path)
     if config.name != Path(directory).resolve().name:
-        raise ConfigError(
-            f"{path}: name: is {config.name!r}, must be the name of its directory, {Path(directory).name!r}"
-        )
+        told = f"must be the name of its directory, {Path(directory).resolve().name!r}"
+        raise ConfigError(modelyaml.explained(("name",), told, config.name, sources, path))
     return config
 
 
@@ -183,7 +182,10 @@ def _files_exist(config: ModelConfig, path: Path) -> None:
         if not name or (path.parent / name).is_file():
             continue  # the usual case, at every parse of a DAG file: model.yaml need not be read again for its bases
         if not any((folder / name).is_file() for folder in bases(path.parent)):
-            raise ConfigError(f"{path}: {key}: there is no file {name} in the model's directory")
+            told = f"there is no file {name} in the model's directory"
+            raise ConfigError(
+                modelyaml.explained(tuple(key.split(".")), told, None, modelyaml.merged(path, "")[1], path)
+            )
 
 
 def schema() -> dict[str, Any]:
@@ -250,8 +252,20 @@ def load_all(include: str | Path, environment: str = "") -> tuple[list[tuple[Pat
             _files_exist(found, directory / "model.yaml")
             models.append((directory, found))
         except ConfigError as error:
-            errors.append(error)
+            errors.append(_owned(error, directory / "model.yaml"))
+    strange = sorted({path.parent for path in Path(include, "models").glob("*/model.yml")} - set(discover(include)))
+    errors += [ConfigError(f"{folder}/model.yml: must be named model.yaml") for folder in strange]
     return models, errors
+
+
+def _owned(error: ConfigError, path: Path) -> ConfigError:
+    """The error with the model that it takes down, where the fault lies in a file of another one."""
+    inside = (str(folder) for folder in (path.parent, path.parent.resolve()))
+    return (
+        error
+        if str(error).startswith(tuple(inside))
+        else ConfigError(f"{path}: cannot be used, as it extends: {error}")
+    )
 
 
 def _validated(values: dict[str, Any], sources: modelyaml.Sources, path: Path) -> ModelConfig:

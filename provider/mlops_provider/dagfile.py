@@ -94,7 +94,8 @@ def ref() -> Param:
 
 def version() -> Param:
     """Param: a model version, or null."""
-    return Param(None, type=["null", "integer"], minimum=1, description="A model version; empty for what is due.")
+    about = "A model version; empty for what is due."
+    return Param(None, type=["null", "integer"], minimum=1, maximum=2**31 - 1, description=about)
 
 
 def reason() -> Param:

@@ -115,7 +115,15 @@ def with_metrics(values: Any) -> Any:
 
 
 def explained(place: tuple[int | str, ...], message: str, found: object, sources: Sources, path: Path) -> str:
-    """One fault of the content as a line for people: file, line, key, and what was expected there."""
+    """One fault of the content as a line for people: file, line, key, and what was expected there.
+
+    A fault of several keys has the place of the section that they are in; its message then begins with the key.
+    """
+    message = message.removeprefix("Value error, ")
+    if named := re.match(r"([a-z_]+(?:\.[a-z_0-9@]+)*)(?:\[\d+\])?(?:: | \()", message):
+        inner = (*place, *named[1].split("."))
+        if any(_line(yaml.compose(text, Loader=_LOADER), inner, exact=True) for _, text in sources):
+            place, message = inner, message.removeprefix(f"{named[1]}: ")
     key = ".".join(str(part) for part in place) or "(whole file)"
     for exact in (True, False):
         for file, text in sources:
@@ -137,15 +145,16 @@ def _line(node: yaml.Node | None, place: tuple[int | str, ...], *, exact: bool) 
     """Line of a key, or if it need not be exact of the nearest key above it that is there."""
     if node is None or not place:
         return None
-    for key, value in _children(node):
+    for key, value, line in _children(node):
         if str(key) == str(place[0]):
-            here = int(value.start_mark.line) + 1
+            here = line + 1
             return here if len(place) == 1 else _line(value, place[1:], exact=exact) or (None if exact else here)
     return None
 
 
-def _children(node: yaml.Node) -> Iterator[tuple[object, yaml.Node]]:
+def _children(node: yaml.Node) -> Iterator[tuple[object, yaml.Node, int]]:
+    """What a node holds: key or number, value, and the line that it begins on, counted from 0."""
     if isinstance(node, yaml.MappingNode):
-        yield from ((key.value, value) for key, value in node.value)
+        yield from ((key.value, value, key.start_mark.line) for key, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
-        yield from enumerate(node.value)
+        yield from ((number, item, item.start_mark.line) for number, item in enumerate(node.value))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlops_provider.checks import Frozen
-from mlops_provider.ledger import Record, last
+from mlops_provider.ledger import Record, champion, last
 from mlops_provider.loops import known_drift
 from mlops_provider.steps import plan
 from mlops_provider.steps.records import ModelVersion
@@ -41,22 +41,33 @@ class Story(Frozen):
     """The lines of a model and its drills.
 
     :param drills: outcome of each drill by version.
+    :param champion: the version that is champion now; `rollback` says why, if it is so by a rollback.
     """
 
     model: str
     metric: str
     lines: tuple[Line, ...]
     drills: dict[int, str] = {}
+    champion: int | None = None
+    rollback: str = ""
 
 
 def story(job: Job) -> Story:
     """Everything that the loops decided about the model so far."""
     state = plan.State(job)
     versions = {v.version: v for v in (state.version(r) for r in state.records if r.kind == "candidate")}
-    lines = tuple(_line(job, state, versions, name) for name in sorted({*state.inputs, *state.accepted}))
+    lines = tuple(_line(job, state, versions, name) for name in sorted({*state.inputs, *state.labels, *state.accepted}))
     decisions = (r for r in state.records if r.kind in ("refusal", "promotion"))
     drills = {r.version: r.outcome for r in decisions if r.version and versions[r.version].drill}
-    return Story(model=job.config.name, metric=job.config.evaluation.metric, lines=lines, drills=drills)
+    now = champion(state.records)
+    return Story(
+        model=job.config.name,
+        metric=job.config.evaluation.metric,
+        lines=lines,
+        drills=drills,
+        champion=now.version if now else None,
+        rollback=now.reason if now and now.kind == "rollback" else "",
+    )
 
 
 def _line(job: Job, state: plan.State, versions: dict[int, ModelVersion], partition: str) -> Line:
@@ -79,7 +90,7 @@ def _line(job: Job, state: plan.State, versions: dict[int, ModelVersion], partit
         low=quality["low"] if quality else None,
         high=quality["high"] if quality else None,
         outcome=release.outcome if release else "delivered",
-        reason=release.reason if release else "",
+        reason=release.reason if release else _awaited(state, partition),
         champion=_champion_after(state.records, release),
     )
 
@@ -89,10 +100,16 @@ def _drill(record: Record, versions: dict[int, ModelVersion]) -> bool:
     return bool(version and version.drill)
 
 
+def _awaited(state: plan.State, partition: str) -> str:
+    """What a partition that nothing is known of waits for."""
+    if partition not in state.labels:
+        return "waits for its labels"
+    return state.work(partition).problem
+
+
 def _champion_after(records: tuple[Record, ...], record: Record | None) -> int | None:
-    if record is None:
-        return None
-    until = [r for r in records if r.number <= record.number]
+    """The champion once a partition was decided; that of now if it is not decided yet."""
+    until = [r for r in records if record is None or r.number <= record.number]
     promoted = last(until, "promotion", "rollback")
     return promoted.version if promoted else None
 
@@ -117,7 +134,8 @@ def render(told: Story) -> str:
     head = ("month", "rows", "drifted", f"{told.metric} [interval]", "decision", "champion", "why")
     rows = [_cells(line) for line in told.lines]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head) - 1)]
-    return "\n".join(_aligned(row, widths) for row in [head, tuple("-" * w for w in (*widths, 3)), *rows])
+    table = "\n".join(_aligned(row, widths) for row in [head, tuple("-" * w for w in (*widths, 3)), *rows])
+    return f"{table}\n\nChampion now: v{told.champion}, by a rollback {told.rollback}" if told.rollback else table
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -236,6 +236,18 @@ def test_a_lap_of_a_bad_name_deletes_nothing(mlops: Terminal, tmp_path: Path, na
     assert (root / "artifacts" / "ledger" / "tiny" / "1.json").exists()
 
 
+def test_a_forced_lap_deletes_nothing_of_another_model(mlops: Terminal, tmp_path: Path) -> None:
+    write_model(tmp_path / "include")
+    other = tmp_path / "lap" / "artifacts" / "ledger" / "other" / "1.json"
+    for file in (other, tmp_path / "lap" / ".mlops-lap"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    done = mlops("lap", "--model", "tiny", "--include", tmp_path / "include", "--root", tmp_path / "lap", "--force")
+    assert done.status == 2
+    assert "--force would delete what other did in" in done.err
+    assert other.exists()
+
+
 def test_a_forced_lap_leaves_delivered_data_alone(mlops: Terminal, tmp_path: Path) -> None:
     write_model(tmp_path / "include", data={"replay": None})
     delivered = tmp_path / "lap" / "data" / "tiny" / DAY / "inputs.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_a_bad_value_names_file_key_and_what_was_expected(
     directory = write_model(tmp_path, **{section: change})
     message = told(directory)
     assert message.startswith(f"{directory.resolve() / 'model.yaml'}:")
-    assert f": {key}: " in message
+    assert re.search(rf"model\.yaml(:\d+)?: {re.escape(key)}[.:]", message), message  # the key, or one in it
     assert expected in message
 
 
@@ -443,7 +444,7 @@ def test_a_file_that_is_named_and_not_there_is_refused(tmp_path: Path, file: str
     directory.joinpath(file).unlink()
     models, errors = load_all(tmp_path)
     assert models == []
-    assert f"model.yaml: {key}: there is no file {file}" in str(errors[0])
+    assert re.search(rf"model\.yaml:\d+: {re.escape(key)}: there is no file {re.escape(file)}", str(errors[0]))
 
 
 def test_a_variant_uses_the_files_of_its_base(tmp_path: Path) -> None:
@@ -542,3 +543,40 @@ def test_values_that_lightgbm_takes_are_kept_as_they_are(tmp_path: Path, params:
 )
 def test_a_limit_that_nothing_can_keep_is_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     assert expected in told(write_model(tmp_path, **change))
+
+
+def test_a_variant_of_a_bad_model_is_named_and_so_is_a_file_of_another_ending(tmp_path: Path) -> None:
+    base = write_model(tmp_path, training={"ruonds": 3})
+    variant = tmp_path / "models" / "variant"
+    variant.mkdir()
+    variant.joinpath("model.yaml").write_text("extends: ../tiny/model.yaml\nname: variant\n")
+    odd = tmp_path / "models" / "odd"
+    odd.mkdir()
+    odd.joinpath("model.yml").write_text("name: odd\n")
+    models, errors = load_all(tmp_path)
+    assert models == []
+    told = [str(error) for error in errors]
+    assert told[0].startswith(f"{base}/model.yaml:")
+    assert told[1].startswith(f"{variant}/model.yaml: cannot be used, as it extends: {base}/model.yaml:")
+    assert told[2] == f"{odd}/model.yml: must be named model.yaml"
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "line"),
+    [
+        ({"name": "other"}, "name", "name: other"),
+        ({"gates": {"thresholds": {"auc": {"min": 60}}}}, "gates.thresholds.auc.min", "min: 60"),
+        ({"training": {"params": {"num_leavez": 3}}}, "training.params", "params:"),
+        ({"data": {"suites": {"raw": "expectations/rawx.json"}}}, "data.suites.raw", "raw: expectations/rawx.json"),
+    ],
+)
+def test_a_fault_of_several_keys_names_the_line_of_the_one_that_it_begins_with(
+    tmp_path: Path, change: dict[str, Any], key: str, line: str
+) -> None:
+    directory = write_model(tmp_path, **change)
+    if "name" in change:
+        directory = directory.rename(tmp_path / "models" / "tiny")
+    lines = directory.joinpath("model.yaml").read_text().splitlines()
+    number = next(place for place, text in enumerate(lines, 1) if text.strip() == line)
+    (error,) = load_all(tmp_path)[1]
+    assert f"model.yaml:{number}: {key}: " in str(error), str(error)

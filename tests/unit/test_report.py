@@ -9,7 +9,7 @@ import pytest
 from mlops_provider import report
 from mlops_provider.report import Line, Story
 from mlops_provider.steps.scoring.predictions import committed, manifest
-from tests.support.tiny import DAYS, World, train
+from tests.support.tiny import DAYS, World, call, train
 
 
 def line(day: str, **values: object) -> Line:
@@ -73,6 +73,21 @@ def test_a_drill_is_told_apart_from_the_days(lapped: World) -> None:
     after = report.story(lapped.job())
     assert (before.drills, after.drills) == ({}, {4: "harmful"})
     assert after.lines == before.lines
+
+
+def test_labels_whose_inputs_are_missing_are_told(champion: World) -> None:
+    champion.deliver(DAYS[3], what=("labels",))
+    last = report.story(champion.job()).lines[-1]
+    assert (last.partition, last.champion) == (DAYS[3], 1)
+    assert "inputs.parquet does not exist" in last.reason
+
+
+def test_a_rollback_is_told(lapped: World) -> None:
+    assert report.story(lapped.job()).champion == 2
+    call(lapped.job(), "rollback", version=1, reason="complaints")
+    found = report.story(lapped.job())
+    assert (found.champion, found.rollback) == (1, "from version 2 to 1: complaints")
+    assert report.render(found).endswith("Champion now: v1, by a rollback from version 2 to 1: complaints")
 
 
 def test_an_undecided_delivery_is_told(champion: World) -> None:
