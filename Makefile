@@ -30,7 +30,9 @@ up: install  ## start the demo's services and keep the UI running for a look aro
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
-test: lint types suites system  ## lint, types and all tests
+test: lint  ## lint, types and all tests
+	@$(MAKE) --no-print-directory -j2 types suites
+	@$(MAKE) --no-print-directory system
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,9 +10,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mlops_provider import __version__, config, report
 from mlops_provider.deployment import Deployment, from_environment
@@ -31,8 +31,22 @@ _QUIET = {
 }
 
 
+def process() -> NoReturn:
+    """The console script: `main`, whose exit status is that of the process, come what may.
+
+    A thread of a library that is still at work while the interpreter is taken down may abort the process, and a step that
+    is done would count as failed.
+    """
+    status = main()
+    logging.shutdown()
+    with suppress(OSError):  # a closed pipe: whoever read it has seen enough
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script. Exit status: 0 all is well, 1 a judgement or a step failed, 2 wrong use."""
+    """What the command does. Exit status: 0 all is well, 1 a judgement or a step failed, 2 wrong use."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     options = _parser().parse_args(arguments)
@@ -368,4 +382,4 @@ def _told(label: str, outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

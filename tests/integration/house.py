@@ -92,12 +92,12 @@ class House:
         self.include, self.data, self.artifacts = root / "include", root / "data", root / "artifacts"
         (self.include / "models").mkdir(parents=True)
         self.repository = self.data / "repository.git"
-        self.changed: dict[str, str] = {}
+        self.changed: dict[str, str | None] = {}
         subprocess.run(["git", "init", "-q", "--bare", "--initial-branch=main", str(self.repository)], check=True)
 
     @property
-    def settings(self) -> dict[str, str]:
-        """What Airflow finds in its environment."""
+    def settings(self) -> dict[str, str | None]:
+        """What Airflow finds in its environment; None takes a setting away."""
         return {
             "AIRFLOW__MLOPS__ARTIFACT_ROOT": str(self.artifacts),
             "AIRFLOW__MLOPS__DATA_ROOT": str(self.data),
@@ -110,7 +110,7 @@ class House:
     @contextmanager
     def lived_in(self) -> Iterator[None]:
         """While Airflow has this installation's settings."""
-        with patch.dict(os.environ, self.settings):
+        with patch.dict(os.environ, {name: value for name, value in self.settings.items() if value is not None}):
             yield
 
     def dag(self, model: str, loop: str) -> Any:

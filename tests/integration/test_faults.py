@@ -387,6 +387,13 @@ def test_without_a_connection_to_mlflow_the_error_names_it(tiny: House) -> None:
     assert "mlflow_elsewhere" in run.said()
 
 
+def test_what_needs_no_mlflow_does_without_a_connection_that_nobody_named(
+    tiny: House,
+) -> None:
+    tiny.changed["AIRFLOW_CONN_MLFLOW_DEFAULT"] = None
+    assert tiny.run("tiny", "ci").state == "success"
+
+
 # --- the gate ------------------------------------------------------------------------------------------------------
 
 

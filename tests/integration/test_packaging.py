@@ -150,7 +150,7 @@ def test_the_wheel_brings_license_console_script_and_entry_point(wheel: zipfile.
     assert wheel.read(f"{info}/licenses/LICENSE") == (REPOSITORY / "LICENSE").read_bytes()
     entries = ConfigParser()
     entries.read_string(wheel.read(f"{info}/entry_points.txt").decode())
-    assert dict(entries["console_scripts"]) == {"mlops": "mlops_provider.__main__:main"}
+    assert dict(entries["console_scripts"]) == {"mlops": "mlops_provider.__main__:process"}
     assert "provider_info" in entries["apache_airflow_provider"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, BaseOperator, Context, conf
@@ -74,9 +73,13 @@ def deployment(context: Context) -> Deployment:
     run = context["run_id"]
     found = local_deployment(actor=f"{context['dag'].dag_id} {run}")
     known: dict[str, Any] = {}
-    with suppress(AirflowNotFoundException):  # a step that needs MLflow tells that there is none; most do not
+    try:
         mlflow = mlflow_access()
         known = {"tracking_uri": mlflow.uri, "mlflow": mlflow}
+    except AirflowNotFoundException:
+        if mlflow_conn_id() != MlflowHook.default_conn_name:
+            raise
+        # None was named, and most steps need none: those that do tell.
     if dvc_conn_id := setting("dvc_conn_id"):
         known["dvc"] = DvcHook(dvc_conn_id, aws_conn_id=setting("aws_conn_id", "aws_default")).get_conn()
     return found.model_copy(update=known)

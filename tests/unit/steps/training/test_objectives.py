@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.steps.records import Evaluation, Measured
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.scoring.scorer import Scorer
+from mlops_provider.steps.training import train as train_step
 from mlops_provider.steps.training.edge import EdgeReport
 from mlops_provider.steps.training.findings import Findings
 from mlops_provider.steps.training.golden import replay_golden
+from mlops_provider.steps.training.objectives import Array
+from mlops_provider.steps.training.objectives import objective as kind_of
 from tests.support.tiny import DAYS, World, call, train, write_model
 
 CLASSES = ("low", "middle", "high")
@@ -245,11 +247,10 @@ def test_the_same_comes_out_streamed_and_in_any_order(lived: World, objective: s
     assert whole.model_hash == streamed.model_hash == threads.model_hash
 
 
-def test_early_stopping_measures_by_the_objective(tmp_path: Path, objective: str) -> None:
-    stopping = {"rounds": 5, "window": "4h"}
-    world = made(tmp_path, objective, training={"rounds": 200, "early_stopping": stopping})
-    world.loops().ci()
-    trained = call(world.job(), "train", split=world.split(DAYS[2]))
+def test_early_stopping_measures_by_the_objective(lived: World, objective: str) -> None:
+    configure(lived, objective, training={"rounds": 200, "early_stopping": {"rounds": 5, "window": "4h"}})
+    trained = call(lived.job(), "train", split=lived.split(DAYS[2]))
+    configure(lived, objective)
     assert trained.validation is not None
     assert (
         trained.validation.metric
@@ -313,28 +314,33 @@ def test_a_group_that_is_null_is_an_error(tmp_path: Path) -> None:
         call(world.job(), "build_features", work=world.work(DAYS[0]))
 
 
-def spoiled(kind: str, change: Callable[[pd.DataFrame], pd.DataFrame], root: Path) -> World:
-    world = made(root, kind)
-    for day in DAYS[:3]:
-        world.rewrite(day, "labels", change)
-    world.loops().ci()
-    return world
-
-
 @pytest.mark.parametrize(
-    ("kind", "change", "said"),
+    ("kind", "labels", "said"),
     [
-        ("multiclass", lambda f: f.assign(**{"class": "low"}), "the label is low in all"),
-        ("regression", lambda f: f.assign(outcome=2.5), r"the label is 2\.5 in all"),
-        ("lambdarank", lambda f: f.assign(relevance=1.0), r"groups has one relevance only, nothing to learn"),
+        ("binary", np.ones(3), "the label is 1 in all 3 rows, nothing to learn"),
+        ("multiclass", np.zeros(3), "the label is low in all 3 rows"),
+        ("regression", np.full(3, 2.5), "the label is 2.5 in all 3 rows"),
+        ("lambdarank", np.array([[1.0, 0], [1, 0], [2, 1]]), "every one of the 2 groups has one relevance only"),
+        ("lambdarank", np.array([[1.0, 0], [2, 0], [2, 1]]), ""),
+        ("regression", np.array([1.0, 2.0]), ""),
+        ("binary", np.zeros(0), "no rows"),
     ],
 )
-def test_labels_that_tell_nothing_are_an_error(
-    tmp_path: Path, kind: str, change: Callable[[pd.DataFrame], pd.DataFrame], said: str
-) -> None:
-    world = spoiled(kind, change, tmp_path)
-    with pytest.raises(DataError, match=said):
-        call(world.job(), "train", split=world.split(DAYS[2]))
+def test_labels_that_tell_nothing_are_told(tmp_path: Path, kind: str, labels: Array, said: str) -> None:
+    directory = write_model(tmp_path, **({} if kind == "binary" else changes(kind)))
+    found = kind_of(config.load(directory)).problem(labels)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_what_tells_nothing_is_not_trained_on(lived: World, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "targets", lambda _, frame: constant(objective, len(frame)))
+    with pytest.raises(DataError, match="nothing to learn"):
+        call(lived.job(force=True), "train", split=lived.split(DAYS[2]))
+
+
+def constant(objective: str, rows: int) -> Array:
+    return np.zeros((rows, 2)) if objective == "lambdarank" else np.zeros(rows)
 
 
 @pytest.mark.parametrize(
