@@ -35,7 +35,7 @@ def queue(site: Site, tmp_path: Path) -> Iterator[tuple[Any, str]]:
         client = boto3.client("sqs", **where, aws_access_key_id="key", aws_secret_access_key="secret")
         url = client.create_queue(QueueName="labels")["QueueUrl"]
         aws = {"connection_id": "aws_default", "conn_type": "aws", "login": "key", "password": "secret"}
-        site.api.request("POST", "/connections", json={**aws, "extra": json.dumps(where)})
+        site.api.insist("POST", "/connections", json={**aws, "extra": json.dumps(where)})
         text = EXAMPLE.read_text()
         assert text.count(SOMEBODYS) == 1
         file.write_text(text.replace(SOMEBODYS, url).replace("flight_delays", CODED))
@@ -46,7 +46,7 @@ def queue(site: Site, tmp_path: Path) -> Iterator[tuple[Any, str]]:
         yield client, url
     finally:
         file.unlink(missing_ok=True)
-        site.api.request("DELETE", connection)
+        site.api.insist("DELETE", connection)
         server.stop()
 
 

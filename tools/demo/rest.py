@@ -52,7 +52,7 @@ class AirflowApi:
 
         A GET is asked again if the server fails, as it does on SQLite under load: it changes nothing.
         """
-        call = self._insist if method == "GET" else self._call
+        call = self.insist if method == "GET" else self._call
         return call(method, path, json=json, params=params)
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
@@ -67,7 +67,7 @@ class AirflowApi:
                 break
         return _decode(answer)
 
-    def _insist(self, method: str, path: str, **content: Any) -> Any:
+    def insist(self, method: str, path: str, **content: Any) -> Any:
         """Call what may be called twice again if the server fails, as SQLite under load does."""
         for pause in (0.5, 1.0, 2.0, 4.0):
             try:
@@ -115,7 +115,7 @@ class AirflowApi:
         run = f"manual__{uuid.uuid4()}"  # named here: if it is asked for twice, it is there once
         body = {"logical_date": None, "run_after": due.isoformat(), "conf": conf or {}, "dag_run_id": run}
         try:
-            self._insist("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)
+            self.insist("POST", f"/dags/{quote(dag_id)}/dagRuns", json=body)
         except ApiError as error:
             if error.status != httpx.codes.CONFLICT:
                 raise
@@ -159,17 +159,17 @@ class AirflowApi:
     def post_asset_event(self, name: str, extra: Json | None = None) -> Json:
         """Report that an asset has changed, by its name; starts the DAGs that wait for it."""
         body = {"asset_id": self.asset_id(name), "extra": extra or {}}
-        return dict(self._insist("POST", "/assets/events", json=body))  # a second event does no harm: it only wakes
+        return dict(self.insist("POST", "/assets/events", json=body))  # a second event does no harm: it only wakes
 
     def unpause(self, pattern: str) -> None:
         """Put the DAGs whose names are like the pattern (% for any text) to work."""
-        self._insist("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
+        self.insist("PATCH", "/dags", params={"dag_id_pattern": pattern}, json={"is_paused": False})
 
     def parse_again(self, *dag_ids: str) -> None:
         """Ask for the files of these DAGs to be read again soon."""
         for dag_id in dag_ids:
             token = self.request("GET", f"/dags/{quote(dag_id)}")["file_token"]
-            self._insist("PUT", f"/parseDagFile/{token}")
+            self.insist("PUT", f"/parseDagFile/{token}")
 
     def import_errors(self) -> list[Json]:
         """Return the DAG files that cannot be loaded, with `filename` and `stack_trace`."""

@@ -6,5 +6,5 @@ until the wait ends with an error: it is short, and whoever asked asks again. Th
 
 from __future__ import annotations
 
-SHORT = {"timeout": 2.0}
+SHORT = {"timeout": 1.0}
 LONG = {"timeout": 30.0}
