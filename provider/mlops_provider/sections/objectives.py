@@ -47,11 +47,6 @@ PARAMS = {
 }
 
 
-def scale(metric: str) -> Scale:
-    """The widest values that a metric can have, and which way is better."""
-    return next(known[metric] for known in reversed(METRICS.values()) if metric in known)
-
-
 def larger_is_better(metric: str) -> bool:
-    """Whether more of a metric is better."""
-    return scale(metric).larger
+    """Whether more of a metric is better, whichever objective it measures."""
+    return next(known[metric].larger for known in METRICS.values() if metric in known)

@@ -22,7 +22,7 @@ _OUTCOMES = {
     "warn": "Passed, with warnings",
     "pass": "Passed",
 }
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --faint: #59636e; --line: #d5dae0; --band: #f4f6f8;
   --error: #8a2ca8; --fail: #b3261e; --warn: #8a5300; --pass: #1a6b34; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --faint: #9aa4af; --line: #343b44;
@@ -58,11 +58,8 @@ _PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>{title}</h1>
-<div class="outcome {outcome}">{told} <span class="counts">({counts})</span></div>
-<h2>Checks</h2>
-{checks}
-<h2>What was judged</h2>
-{facts}
+<div class="outcome {outcome}">{told}</div>
+{body}
 </body>
 </html>
 """
@@ -101,15 +98,22 @@ def page(verdict: Verdict, facts: Mapping[str, str]) -> str:
     """The page of a verdict as HTML; every text in it is escaped."""
     states = [check.state for check in verdict.checks]
     counts = [f"{states.count(state)} {_WORDS[state]}" for state in _ORDER if state in states]
-    return _PAGE.format(
-        title=escape(verdict.subject),
-        style=STYLE,
+    told = ", ".join(counts) or "nothing was checked"
+    return document(
+        verdict.subject,
         outcome=verdict.outcome,
-        told=_OUTCOMES[verdict.outcome],
-        counts=", ".join(counts) or "nothing was checked",
-        checks=checks_table(verdict),
-        facts=facts_table(facts),
+        told=f'{_OUTCOMES[verdict.outcome]} <span class="counts">({told})</span>',
+        body=f"<h2>Checks</h2>\n{checks_table(verdict)}\n<h2>What was judged</h2>\n{facts_table(facts)}",
     )
+
+
+def document(title: str, *, outcome: str, told: str, body: str, style: str = "") -> str:
+    """A report as an HTML page that needs nothing from elsewhere.
+
+    :param title: plain text; `told` says the outcome, and is HTML as `body` is.
+    :param style: what the page has beside the style of all reports.
+    """
+    return _PAGE.format(title=escape(title), style=_STYLE + style, outcome=outcome, told=told, body=body)
 
 
 def _table(artifact: Artifact) -> str:

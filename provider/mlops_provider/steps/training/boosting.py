@@ -14,7 +14,7 @@ from mlops_provider.exceptions import ConfigError
 from mlops_provider.sections.objectives import larger_is_better
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
-from mlops_provider.steps.training.objectives import objective
+from mlops_provider.steps.training.objectives import objective, plain
 
 log = logging.getLogger("mlops_provider")
 
@@ -37,7 +37,7 @@ class Rows:
     @property
     def plain(self) -> Array:
         """The labels without the groups, float64 [n]."""
-        return self.labels[:, 0] if self.labels.ndim == 2 else self.labels
+        return plain(self.labels)
 
     @property
     def groups(self) -> Array | None:

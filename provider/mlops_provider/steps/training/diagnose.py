@@ -55,7 +55,7 @@ def diagnose(job: Job, arguments: DiagnoseArguments) -> Diagnosis:
     simple = baselines(holdout, package, features, scores)
     calibrated = calibration(labels, scores, settings.calibration.bins) if labels.ndim == 1 else None
     # How far a loss is above the one that the score itself expects, in a slice more than in the whole.
-    excess = kind.losses(labels, scores) - kind.expected(labels, scores)
+    excess = kind.losses(labels, scores) - kind.expected(scores)
     unexpected = found(holdout, excess - excess.mean(), against="own")
     groups = fairness(holdout, scores)
     findings = Findings(

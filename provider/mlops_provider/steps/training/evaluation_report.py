@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from mlops_provider.steps.data.validation_report import STYLE, checks_table, facts_table
+from mlops_provider.steps.data.validation_report import checks_table, document, facts_table
 from mlops_provider.steps.records import Evaluation, Interval
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training.findings import Findings
@@ -19,23 +19,9 @@ _OUTCOMES = {
     "warn": "Sound, with warnings",
     "pass": "Sound",
 }
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}
-.plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} .plot {{ max-width: 100%; height: auto; }}
-td.number, th.number {{ text-align: right; }} table.figures {{ width: auto; }} .note {{ color: var(--faint); max-width: 46rem; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<div class="outcome {outcome}">{told}</div>
-{body}
-</body>
-</html>
+_STYLE = """
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plot { max-width: 100%; height: auto; }
+td.number, th.number { text-align: right; } table.figures { width: auto; } .note { color: var(--faint); max-width: 46rem; }
 """
 Cell = str | float | int | None
 
@@ -93,12 +79,12 @@ def page(model: str, evaluation: Evaluation, findings: Findings) -> str:
         ),
         _section("What was measured", facts_table(_facts(model, evaluation, findings))),
     )
-    return _PAGE.format(
-        title=escape(f"{model} evaluated on {evaluation.partition}{against}"),
-        style=STYLE,
+    return document(
+        f"{model} evaluated on {evaluation.partition}{against}",
         outcome=evaluation.verdict.outcome,
         told=escape(_told(evaluation)),
         body="\n".join(part for part in parts if part),
+        style=_STYLE,
     )
 
 

@@ -33,6 +33,11 @@ def targets(config: ModelConfig, frame: Any) -> Array:
     return np.column_stack([labels, np.unique(frame[GROUP].to_numpy(), return_inverse=True)[1]])
 
 
+def plain(labels: Array) -> Array:
+    """The labels without the groups that those of a ranking have beside them, float64 [n]."""
+    return np.asarray(labels[:, 0] if labels.ndim == 2 else labels)
+
+
 class Objective(ABC):
     """One kind of prediction."""
 
@@ -70,9 +75,9 @@ class Objective(ABC):
     def losses(self, labels: Array, scores: Array) -> Array:
         """What each row's score is worth, float [n], less is better: squared error, or what comes nearest to it."""
 
-    def expected(self, labels: Array, scores: Array) -> Array:
-        """The loss of each row that is to be expected, float [n]: by the scores if they are chances, else that of all rows."""
-        return np.full(len(labels), self.losses(labels, scores).mean())
+    def expected(self, scores: Array) -> Array:
+        """The loss of each row that the scores themselves expect, float [n]; 0 where they are no chances and expect none."""
+        return np.zeros(len(scores))
 
     def possible(self, scores: Array) -> Array:
         """Which scores a model of this kind can give, bool [n]."""
@@ -93,7 +98,7 @@ class Binary(Objective):
     def losses(self, labels: Array, scores: Array) -> Array:
         return np.asarray((scores - labels) ** 2)
 
-    def expected(self, labels: Array, scores: Array) -> Array:
+    def expected(self, scores: Array) -> Array:
         return np.asarray(scores * (1 - scores))
 
     def possible(self, scores: Array) -> Array:
@@ -120,7 +125,7 @@ class Multiclass(Objective):
     def losses(self, labels: Array, scores: Array) -> Array:
         return np.asarray(((scores - np.eye(len(self.classes))[labels.astype(int)]) ** 2).sum(axis=1))
 
-    def expected(self, labels: Array, scores: Array) -> Array:
+    def expected(self, scores: Array) -> Array:
         return np.asarray((scores * (1 - scores)).sum(axis=1))
 
     def possible(self, scores: Array) -> Array:

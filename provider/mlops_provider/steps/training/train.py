@@ -16,7 +16,7 @@ from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Boosted, Rows, boosted, own
 from mlops_provider.steps.training.identity import Start, TrainArguments, environment, version_fingerprint
-from mlops_provider.steps.training.objectives import targets
+from mlops_provider.steps.training.objectives import plain, targets
 from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.steps.training.split import load_split
 from mlops_provider.steps.training.stream import streamed
@@ -78,7 +78,7 @@ class _Training:
         labels = self._labels(targets(self.job.config, frame))
         chosen, later = self._divided(times, labels)
         features = frame.loc[chosen, self.columns].reset_index(drop=True)
-        statistics = fit(self.job, features, Rows(features, labels[chosen]).plain, self.fingerprint)
+        statistics = fit(self.job, features, plain(labels[chosen]), self.fingerprint)
         given = applied(self.job, statistics, features)
         known.check_features(self.job, self.split, given.to_numpy())
         weights = known.weights(self.job, self.split, given, times[chosen])

@@ -21,7 +21,7 @@ from mlops_provider.steps.records import Parameters, Split
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import rows as known
 from mlops_provider.steps.training.boosting import Rows, boosted
-from mlops_provider.steps.training.objectives import objective, targets
+from mlops_provider.steps.training.objectives import objective, plain, targets
 from mlops_provider.steps.training.parameters import with_params
 from mlops_provider.storage import digest
 
@@ -93,9 +93,7 @@ def read(job: Job, split: Split) -> Fold:
     frame, columns = known.known_rows(job, split), list(job.config.features.columns)
     labels = targets(job.config, frame)
     known.check_labels(job, labels, known.where(job, split))
-    statistics = fit(
-        job, frame[columns], Rows(frame, labels).plain, digest([split.model_dump(mode="json"), job.model.code_hash])
-    )
+    statistics = fit(job, frame[columns], plain(labels), digest([split.model_dump(mode="json"), job.model.code_hash]))
     later = snapshot.read(job, split.holdout).to_pandas()
     later = later[later[LABEL].notna()]
     if problem := objective(job.config).problem(targets(job.config, later)):
