@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.abc
@@ -25,6 +26,7 @@ from mlops_provider.storage import Storage, digest, join
 
 _SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 _TESTS = "tests/"
+_OTHER_WAYS = {"__import__", "import_module", "exec", "eval"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -50,6 +52,7 @@ class Model:
             self._files = {name: packed.read(name) for name in packed.namelist()}
         self.config: ModelConfig = configs.validate(yaml.safe_load(self._files["model.yaml"]), f"{ref.uri}/model.yaml")
         shaping = {name: data for name, data in self._files.items() if name != "model.yaml" and name not in self.tests}
+        self._imported: dict[str, tuple[str, ...]] = {}
         self.code_hash = digest({name: hashlib.sha256(data).hexdigest() for name, data in shaping.items()})
 
     @property
@@ -84,6 +87,30 @@ class Model:
             raise ConfigError(f"{self.config.name}: {file} has no function {name}()")
         return found  # type: ignore[no-any-return]
 
+    def imported(self, reference: str) -> tuple[str, ...]:
+        """The files that a function's module is made of: its own, and those of the archive that it imports, directly or not.
+
+        Where that cannot be read from the source, all Python files but the tests are.
+        """
+        file = reference.split(":")[0]
+        if file not in self._imported:
+            self._imported[file] = self._reached(file)
+        return self._imported[file]
+
+    def _reached(self, file: str) -> tuple[str, ...]:
+        found: set[str] = set()
+        waiting = [file]
+        while waiting:
+            name = waiting.pop()
+            if name in found or name not in self._files:
+                continue
+            found.add(name)
+            siblings = _siblings(self._files[name])
+            if siblings is None:
+                return tuple(sorted(n for n in self._files if n.endswith(".py") and n not in self.tests))
+            waiting += [f"{sibling}.py" for sibling in siblings]
+        return tuple(sorted(found))
+
     def _module(self, stem: str) -> ModuleType:
         """Imports from the archive under a name of its own, so that two versions of one model can be at work at once."""
         package = f"mlops_code_{self.ref.sha256[:16]}"
@@ -97,6 +124,20 @@ class Model:
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.config.name}: {stem}.py cannot be imported: {told}") from error
+
+
+def _siblings(source: bytes) -> set[str] | None:
+    """What may be a module beside this one among the names that it imports; None if it has other ways to import."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return None
+    if any(getattr(node, "id", getattr(node, "attr", None)) in _OTHER_WAYS for node in nodes):
+        return None
+    relative = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    return {(node.module or "").replace(".", "/") for node in relative} | {
+        a.name for node in relative for a in node.names
+    }
 
 
 class _ArchiveFinder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):

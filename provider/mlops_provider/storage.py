@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import json
 import os
@@ -204,11 +205,12 @@ class Storage:
         digest = file_hash(source)
         if self.is_local(uri):
             target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
-                copy = Path(folder, target.name)
-                shutil.copyfile(source, copy)
-                os.replace(copy, target)
+            with _room(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+                    copy = Path(folder, target.name)
+                    shutil.copyfile(source, copy)
+                    os.replace(copy, target)
         else:
             fs.put_file(str(source), path)
         return Artifact(uri=uri, hash=digest, size=source.stat().st_size, rows=rows)
@@ -327,14 +329,32 @@ def _refusal(error: OSError) -> str:
     return str(answer.get("Error", {}).get("Code", ""))
 
 
+@contextmanager
+def _room(target: Path) -> Iterator[None]:
+    """:raises Transient: if the disk is full, which the system tells without saying where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Transient(
+            f"{target} was not written: {error.strerror}. Make room there; a retry goes on from here"
+        ) from error
+
+
 def _temporary(target: Path, content: bytes) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(name, 0o644)
+    with _room(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+        except BaseException:
+            os.unlink(name)
+            raise
     return name
 
 

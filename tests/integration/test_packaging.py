@@ -70,6 +70,17 @@ def test_the_provider_info_names_this_distribution_and_its_version() -> None:
     assert found["versions"][0] == version("airflow-provider-mlops")
 
 
+def test_airflow_looks_for_example_dags_without_a_traceback_and_takes_none_for_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from airflow.dag_processing.bundles.manager import _add_provider_example_dags_to_bundle
+
+    found: list[Any] = []
+    _add_provider_example_dags_to_bundle(found)
+    assert "mlops" not in caplog.text
+    assert not any("mlops" in bundle.name for bundle in found)
+
+
 def test_the_provider_info_imports_nothing_heavy() -> None:
     script = """
 import json, sys
@@ -136,8 +147,8 @@ def _builder(target: Path) -> list[str]:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    package = REPOSITORY / "provider" / "mlops_provider"
-    sources = {f"mlops_provider/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
+    folder = REPOSITORY / "provider"
+    sources = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == sources | {"mlops_provider/py.typed"}
 

@@ -155,6 +155,7 @@ def test_changed_code_and_configuration_are_named(registered: World) -> None:
     registered.configure(training={"rounds": 21})
     features = registered.model / "features.py"
     features.write_text(features.read_text() + "\nCHANGED = True\n")
+    registered.loops().ci()
     version = train(registered, registered.job())
     found = compared(registered, 1, version.version)
     assert names(found, "code") == {"features.py"}

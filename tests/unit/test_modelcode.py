@@ -196,3 +196,23 @@ def test_a_bad_configuration_is_not_packed(directory: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="training.rounds"):
         packed(directory, tmp_path)
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_what_a_function_is_made_of_are_its_file_and_what_that_imports(directory: Path, tmp_path: Path) -> None:
+    (directory / "features.py").write_text("from .one import f\n")
+    (directory / "one.py").write_text("def f():\n    from . import two\n")
+    for name in ("two.py", "three.py", "train.py"):
+        (directory / name).touch()
+    assert packed(directory, tmp_path).imported("features.py:build") == ("features.py", "one.py", "two.py")
+
+
+@pytest.mark.parametrize("source", ["import importlib\nimportlib.import_module('x')\n", "__import__('x')\n", "if\n"])
+def test_where_imports_cannot_be_read_a_function_is_made_of_all_code(
+    directory: Path, tmp_path: Path, source: str
+) -> None:
+    (directory / "features.py").write_text(source)
+    (directory / "train.py").touch()
+    (directory / "tests").mkdir()
+    (directory / "tests" / "test_it.py").touch()
+    assert {"features.py", "train.py"} <= set(packed(directory, tmp_path).imported("features.py:build"))
+    assert "tests/test_it.py" not in packed(directory, tmp_path).imported("features.py:build")

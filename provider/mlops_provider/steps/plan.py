@@ -155,7 +155,8 @@ class State:
 
     def refused(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was refused."""
-        return self.verdict_on(work) is not None and work.partition not in self.accepted
+        record = self.verdict_on(work)
+        return record is not None and record.outcome == "refused"
 
     def judged(self, work: DataWork) -> bool:
         """Whether the partition, as it lies there now, was accepted, or refused by what would judge it now."""
@@ -172,18 +173,36 @@ class State:
         work = self.work(partition)
         if work.problem:
             return True  # it cannot be judged before it is delivered in full, and holds up nobody until then
-        if self.verdict_on(work) is None:
+        record = self.verdict_on(work)
+        if record is None:
             return False
         if partition < self.decided:
             return True  # also if it was refused and other suites may let it in: what came after has been decided
-        if not self.judged(work):
-            return False
-        if partition not in self.accepted:
-            return True
+        if record.outcome == "refused":
+            return stands(self.job, record)
         decision = last(self.records, "retrain", partition=partition)
         if decision is None:
             return False
         return decision.outcome == "wait" or self.lapsed(partition) or self.released(partition)
+
+    @cached_property
+    def hindrance(self) -> str:
+        """Why nothing is decided or trained now; empty if nothing is in the way.
+
+        Accepted partitions whose labels mean something else by now, or whose features other code made, are due again and must
+        come first. One whose files have gone cannot come back, and is not waited for.
+        """
+        missing = [name for name in self.labelled if name not in self.accepted]
+        found = [
+            name for name in missing if (record := self.verdict_on(self.work(name))) and record.outcome == "accepted"
+        ]
+        if not found:
+            return ""
+        names = f"{found[0]} to {found[-1]}" if len(found) > 1 else found[0]
+        return (
+            f"other code or settings than today's made {len(found)} of the accepted partitions ({names}); "
+            f"{self.job.config.name}.ci makes them anew, by itself within the hour or when it is triggered"
+        )
 
     def lapsed(self, partition: str) -> bool:
         """Whether the guard of training found that the last decision on a partition no longer stood."""
@@ -291,6 +310,9 @@ def cm(job: Job) -> MonitorWork | None:
     state = State(job)
     fresh = [found for name in state.scored if not drift_done(job, name) and (found := manifest(job, name))]
     due = next((name for name in state.accepted if name > state.decided), None)
+    if due is not None and state.hindrance:
+        log.warning("%s is not decided yet: %s", due, state.hindrance)
+        due = None
     if due is None or state.waits_for(due) or state.awaited(due):
         return MonitorWork(drift=tuple(fresh)) if fresh else None
     found = manifest(job, due)

@@ -65,6 +65,67 @@ def test_labels_of_another_meaning_are_judged_anew_and_never_learned_from_togeth
     assert partitions(plan.ci(accepted.configure())) == list(DAYS[:3])
 
 
+def edited(world: World, file: str, text: str) -> None:
+    with (world.model / file).open("a") as source:
+        source.write(text)
+
+
+@pytest.mark.parametrize("way", ["function", "import", "setting"])
+def test_features_that_other_code_makes_are_made_anew_before_anything_is_decided(accepted: World, way: str) -> None:
+    accepted.loops().cm()
+    last = accepted.records("retrain")[-1].partition
+    if way == "setting":
+        accepted.configure(data={"lead": "2h"})
+    elif way == "function":
+        edited(accepted, "features.py", "# other\n")
+    else:
+        edited(accepted, "features.py", "from . import helper\n")
+        (accepted.model / "helper.py").touch()
+    job = accepted.job()
+    assert partitions(plan.ci(job)) == list(DAYS[:3])
+    assert State(job).accepted == {}
+    with pytest.raises(RequestError, match="tiny.ci makes them anew"):
+        plan.ct(job, partition=last)
+    accepted.loops(job).ci()
+    assert plan.ci(job) == []
+    assert list(State(job).accepted) == list(DAYS[:3])
+    assert not State(job).hindrance
+
+
+def test_no_partition_is_decided_while_one_before_it_is_made_anew(
+    accepted: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted.loops().drain()
+    edited(accepted, "features.py", "# other\n")
+    accepted.deliver(DAYS[3])
+    job = accepted.job()
+    judged = accepted.loops(job)
+    assert judged.score()
+    work = next(work for work in plan.ci(job) if work.partition == DAYS[3])
+    judged._judge(work)
+    assert list(State(job).accepted) == [DAYS[3]]
+    assert plan.cm(job).decide is None
+    assert f"{DAYS[3]} is not decided yet: other code or settings than today's made 3 " in caplog.text
+    judged.ci()
+    assert plan.cm(job).decide == DAYS[3]
+
+
+def test_other_code_that_makes_no_features_makes_nothing_due(accepted: World) -> None:
+    (accepted.model / "notes.py").write_text("import this\n")
+    accepted.configure(training={"params": {"num_leaves": 7}})
+    assert plan.ci(accepted.job()) == []
+
+
+def test_what_cannot_be_made_anew_is_not_waited_for(accepted: World) -> None:
+    edited(accepted, "features.py", "# other\n")
+    for day in DAYS[:2]:
+        accepted.file(day, "inputs").unlink()
+    accepted.loops().ci()
+    state = State(accepted.job())
+    assert list(state.accepted) == [DAYS[2]]
+    assert not state.hindrance
+
+
 @pytest.mark.parametrize("what", ["inputs", "labels"])
 def test_a_partition_that_is_delivered_anew_is_judged_again(accepted: World, what: str) -> None:
     accepted.rewrite(DAYS[1], what, lambda frame: frame.iloc[::-1])

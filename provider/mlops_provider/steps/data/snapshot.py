@@ -19,7 +19,7 @@ from mlops_provider.steps.data.history import against_history
 from mlops_provider.steps.data.profile import ProfileArguments, profile
 from mlops_provider.steps.data.remote import Pointer
 from mlops_provider.steps.data.repository import Repository, repository
-from mlops_provider.steps.data.standard import meaning, standard
+from mlops_provider.steps.data.standard import maker, meaning, standard
 from mlops_provider.steps.records import DataWork, FeatureVersion
 from mlops_provider.steps.step import Job, step
 from mlops_provider.storage import Artifact, digest
@@ -85,6 +85,7 @@ def snapshot(job: Job, arguments: SnapshotArguments) -> SnapshotResult:
     facts = {
         "identity": work.identity,
         "meaning": meaning(job),
+        "maker": maker(job),
         "work": work.model_dump(mode="json"),
         "data": version.model_dump(mode="json"),
         "profile": profiled.file.model_dump(mode="json"),
@@ -139,8 +140,7 @@ def _identity(said: Draft | Record) -> Any:
     data, work = said.facts.get("data") or {}, said.facts.get("work") or {}
     aside = [(work.get(key) or {}).get("hash") for key in ("accepted", "quarantined")]
     return [
-        said.facts.get("standard"),
-        said.facts.get("meaning"),
+        *(said.facts.get(key) for key in ("standard", "meaning", "maker")),
         *(data.get(key) for key in ("rev", "tag", "md5")),
         *aside,
     ]

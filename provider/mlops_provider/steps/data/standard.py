@@ -1,5 +1,5 @@
 """What a partition is judged by beside its own files: a refusal by other suites, settings or code does not stand for ever, and
-neither does an acceptance with labels of another meaning."""
+neither does an acceptance with labels of another meaning, or with features that other code made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mlops_provider.storage import digest
 
 # Where versions are kept and where tests and demo data come from says nothing about a partition.
 _ELSEWHERE = ("dvc", "code", "replay")
+# What a feature table is made of, beside the code.
+_TABLE = ("columns", "event_time", "history", "key", "lead", "past", "pii")
 
 
 def standard(job: Job, *, code: bool) -> str:
@@ -28,10 +30,19 @@ def meaning(job: Job) -> str:
     return digest([data.label.column, data.label.positive_above, data.label.classes, data.group, objective])
 
 
+def maker(job: Job) -> str:
+    """Hash of what makes a feature table out of inputs: the features function with the files that it imports, and the settings
+    that it follows. Rows that two of them made must never be learned from together."""
+    features, data, files = job.config.features, job.config.sections("data")["data"], job.model.files
+    code = {name: files[name].hex() for name in job.model.imported(features.build)}
+    return digest([code, features.build, features.columns, {key: data[key] for key in _TABLE}])
+
+
 def stands(job: Job, record: Record) -> bool:
-    """Whether a verdict on a partition still holds: an acceptance as long as labels mean the same, a refusal as long as nothing
-    that judged it has changed. Records of old name neither, and stand."""
+    """Whether a verdict on a partition still holds: an acceptance as long as labels mean the same and features are made in the
+    same way, a refusal as long as nothing that judged it has changed. Records of old name none of these, and stand."""
     if record.outcome != "refused":
-        return record.facts.get("meaning") in (None, meaning(job))
+        facts = record.facts
+        return facts.get("meaning") in (None, meaning(job)) and facts.get("maker") in (None, maker(job))
     known = record.facts.get("standard")
     return known is None or bool(known == standard(job, code=record.facts["by_code"]))

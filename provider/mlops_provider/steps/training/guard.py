@@ -33,8 +33,10 @@ class TrainWork(Frozen):
 def asked(state: State, holdout: str) -> TrainWork:
     """What a person asks for, which always counts.
 
-    :raises RequestError: if there is too little data for it.
+    :raises RequestError: if there is too little data for it, or some of it is to be made anew first.
     """
+    if state.hindrance:
+        raise RequestError(f"nothing is trained on {holdout} now: {state.hindrance}")
     found = split(state, holdout)
     work = TrainWork(split=save_split(state.job, found), why="a person asked for it")
     if known := _trained(state, found, work.split):
@@ -56,6 +58,9 @@ def _carried_out(state: State, decision: Record) -> TrainWork | None:
     partition = decision.partition
     if found := state.candidates(partition):
         log.debug("%s is not trained on: version %d was trained for it", partition, found[-1].version)
+        return None
+    if state.hindrance:
+        log.warning("%s is not trained on yet: %s", partition, state.hindrance)
         return None
     if partition not in state.accepted:
         log.warning("%s is not trained on: its data was refused after that was decided; it waits for other", partition)

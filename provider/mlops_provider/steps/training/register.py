@@ -106,11 +106,20 @@ def claimed_run(job: Job, mlflow: MlflowClient, name: str, fingerprint: str) -> 
         return _adopted(mlflow, claim, str(job.storage.read_json(claim)["run_id"]))
     experiment = mlflow.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment else _experiment(job, mlflow, name)
-    run_id = str(mlflow.create_run(experiment_id, tags={registry.FINGERPRINT: fingerprint}).info.run_id)
+    run_id = _begun(mlflow, experiment_id, fingerprint)
     if job.storage.create(claim, canonical_json({"run_id": run_id, "actor": job.deployment.actor})):
         return run_id
-    mlflow.delete_run(run_id)
-    return _adopted(mlflow, claim, str(job.storage.read_json(claim)["run_id"]))
+    standing = str(job.storage.read_json(claim)["run_id"])
+    if standing != run_id:
+        mlflow.delete_run(run_id)
+    return _adopted(mlflow, claim, standing)
+
+
+def _begun(mlflow: MlflowClient, experiment_id: str, fingerprint: str) -> str:
+    """The run that an earlier try made and did not come to claim, or a new one."""
+    for run in mlflow.search_runs([experiment_id], f"tags.`{registry.FINGERPRINT}` = '{fingerprint}'", max_results=1):
+        return str(run.info.run_id)
+    return str(mlflow.create_run(experiment_id, tags={registry.FINGERPRINT: fingerprint}).info.run_id)
 
 
 def _experiment(job: Job, mlflow: MlflowClient, name: str) -> str:

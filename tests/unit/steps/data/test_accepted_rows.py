@@ -148,7 +148,7 @@ def test_a_champion_of_other_code_is_compared_on_what_was_accepted(challenger: W
     features = challenger.model / "features.py"
     features.write_text(features.read_text().replace('rows[["a", "b", "c"]]', '(-1 * rows[["a", "b", "c"]])'))
     job = challenger.job()
-    challenger.loops(job)._judge(challenger.work(DAYS[3], job))
+    challenger.loops(job).ci()
     found = compared_by(challenger, job)
     assert found.verdict.passed, found.verdict.reason()
     assert (found.champion, found.rows) == (usual.champion, usual.rows)

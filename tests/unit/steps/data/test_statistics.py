@@ -24,10 +24,10 @@ APPLY = "    return features.assign(a=features['a'] - 100 * fitted['offset'])"
 
 
 def with_statistics(world: World, fit: str = FIT, apply: str = APPLY) -> Job:
-    world.configure(features={"fit": "features.py:fit", "apply": "features.py:apply"})
-    file: Path = world.model / "features.py"
-    file.write_text(
-        f"{file.read_text()}\n\ndef fit(features, labels):\n{fit}\n\n\ndef apply(features, fitted):\n{apply}\n"
+    """In a file of their own, as another features.py would make the partitions due again."""
+    world.configure(features={"fit": "fitted.py:fit", "apply": "fitted.py:apply"})
+    (world.model / "fitted.py").write_text(
+        f"def fit(features, labels):\n{fit}\n\n\ndef apply(features, fitted):\n{apply}\n"
     )
     return world.job()
 
@@ -99,10 +99,10 @@ def test_a_damaged_file_of_statistics_scores_nothing(champion: World) -> None:
 @pytest.mark.parametrize(
     ("fit", "apply", "said"),
     [
-        ("    return [1.0]", APPLY, r"features\.py:fit returned what is no JSON object: expected a dict, found list"),
+        ("    return [1.0]", APPLY, r"fitted\.py:fit returned what is no JSON object: expected a dict, found list"),
         ("    return {'offset': float('nan')}", APPLY, "no JSON object"),
         ("    return {'offset': features}", APPLY, "no JSON object"),
-        ("    return features['absent']", APPLY, r"features\.py:fit raised KeyError"),
+        ("    return features['absent']", APPLY, r"fitted\.py:fit raised KeyError"),
         ("    return {}", APPLY, r"features_function: it raised ConfigError: .*apply raised KeyError: 'offset'"),
         (FIT, "    return features - features.mean()", "is refused: same_in_any_batch"),
         (FIT, "    return features.iloc[1:]", "it must keep the rows"),

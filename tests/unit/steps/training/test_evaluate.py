@@ -166,7 +166,7 @@ def test_the_champion_scores_with_features_of_its_own_code(challenger: World) ->
     usual = evaluated(challenger.job(), candidate, champion)
     write_features(challenger, -1)
     job = challenger.job()
-    challenger.loops(job)._judge(challenger.work(DAYS[3], job))
+    challenger.loops(job).ci()
     other = train(challenger, job, DAYS[3])
     found = evaluated(job, other, champion)
     assert found.champion == usual.champion

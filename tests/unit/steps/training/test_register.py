@@ -144,6 +144,11 @@ def test_a_kill_is_mended_by_a_rerun(
     complete(trained, given)
 
 
+def runs(world: World) -> list[Any]:
+    mlflow = registry_of(world)
+    return list(mlflow.search_runs([mlflow.get_experiment_by_name("tiny").experiment_id]))
+
+
 def test_a_kill_between_run_and_claim_is_mended_by_a_rerun(trained: World, monkeypatch: pytest.MonkeyPatch) -> None:
     given, job = candidate(trained), trained.job()
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -151,6 +156,25 @@ def test_a_kill_between_run_and_claim_is_mended_by_a_rerun(trained: World, monke
         register(trained, given, job)
     register(trained, given, job)
     complete(trained, given)
+    assert len(runs(trained)) == 1
+
+
+def test_a_run_that_another_found_unclaimed_and_claimed_is_kept(
+    trained: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, create_run, rivals = candidate(trained), MlflowClient.create_run, [True]
+
+    def slow(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        run = create_run(self, *args, **kwargs)
+        if rivals:
+            rivals.clear()
+            register(trained, given)
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
+    assert register(trained, given).reused
+    complete(trained, given)
+    assert len(runs(trained)) == 1
 
 
 def test_two_at_once_make_one_version(trained: World, tmp_path: Path) -> None:
@@ -219,8 +243,7 @@ def test_a_lost_claim_adopts_the_run_of_the_winner(trained: World, monkeypatch: 
     monkeypatch.setattr(MlflowClient, "create_run", late)
     assert register(trained, given).reused
     complete(trained, given)
-    experiment = registry_of(trained).get_experiment_by_name("tiny")
-    assert len(registry_of(trained).search_runs([experiment.experiment_id])) == 1
+    assert len(runs(trained)) == 1
 
 
 def test_a_claim_that_names_a_lost_run_says_what_to_do(trained: World) -> None:

@@ -92,6 +92,7 @@ def test_the_window_comes_after_the_fit_by_the_label_delay(accepted: World) -> N
     job = accepted.configure(
         training={"early_stopping": {"rounds": 5, "window": "4h"}}, data={"label": {"delay": "3h"}, "lead": "2h"}
     )
+    accepted.loops(job).ci()
     split = load_split(job, accepted.split(DAYS[2], job))
     times = rows.known_rows(job, split)["at"]
     fit, later = rows.divided(job, times)
