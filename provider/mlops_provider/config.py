@@ -27,9 +27,12 @@ from mlops_provider.sections import (
     Monitoring,
     Name,
     Packaging,
+    Quality,
     Retrain,
     Scoring,
     Section,
+    SliceGate,
+    SliceQuality,
     Training,
 )
 from mlops_provider.sections.objectives import METRICS, Scale
@@ -105,10 +108,9 @@ class ModelConfig(Section):
             raise ValueError(f"training.weight.column: {weight.column!r} is not among features.columns")
         if streamed and self.features.fit:
             raise ValueError("training.memory streamed does not go with features.fit, which needs all rows at once")
-        asked = {**self.gates.thresholds, **self.monitoring.quality.thresholds}
-        for gate in self.gates.slices.values():
-            asked |= gate.thresholds
-        if unmeasured := sorted(set(asked) - set(self.evaluation.metrics)):
+        limited: list[Gates | Quality | SliceGate | SliceQuality] = [self.gates, self.monitoring.quality]
+        limited += [*self.gates.slices.values(), *self.monitoring.quality.slices.values()]
+        if unmeasured := sorted({name for one in limited for name in one.thresholds} - set(self.evaluation.metrics)):
             raise ValueError(f"thresholds ask for {', '.join(unmeasured)}, which evaluation.metrics does not measure")
         for place, limits in (("gates", self.gates), ("monitoring.quality", self.monitoring.quality)):
             for metric, bounds in limits.thresholds.items():
@@ -128,8 +130,12 @@ class ModelConfig(Section):
                 raise ValueError(f"{key}: must not name {column}: data.pii keeps its values out of every report")
             if column not in (*self.features.columns, *self.data.columns):
                 raise ValueError(f"{key}: neither data.columns nor features.columns has {column!r}")
-        if unknown := sorted(set(self.gates.slices) - set(self.evaluation.slices)):
-            raise ValueError(f"gates.slices: evaluation.slices does not name {', '.join(unknown)}")
+        for key, limits in (
+            ("gates.slices", self.gates.slices),
+            ("monitoring.quality.slices", self.monitoring.quality.slices),
+        ):
+            if unknown := sorted(set(limits) - set(self.evaluation.slices)):
+                raise ValueError(f"{key}: evaluation.slices does not name {', '.join(unknown)}")
         if self.gates.fairness and not self.evaluation.fairness:
             raise ValueError("gates.fairness: evaluation.fairness names no column")
         if unknown := sorted(set(self.evaluation.importance.costs) - set(self.features.columns)):

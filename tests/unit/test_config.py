@@ -280,6 +280,7 @@ def test_an_unreadable_file_takes_down_only_its_own_model(tmp_path: Path, spoil:
         {"monitoring": {"quality": {"thresholds": {"brier": {"max": 0.2}}}}, "evaluation": {"metrics": ["auc"]}},
         {"evaluation": {"block": "1d"}},
         {"gates": {"slices": {"site": {}}}},
+        {"monitoring": {"quality": {"slices": {"site": {"thresholds": {"auc": {"min": 0.5}}}}}}},
         {"evaluation": {"slices": {"site": {"column": "later"}}}},
         {"evaluation": {"fairness": ["surname"]}, "data": {"pii": ["surname"]}},
         {"gates": {"fairness": {"equalized_odds_difference": {"max": 0.1}}}},

@@ -25,6 +25,7 @@ from mlops_provider.sections.evaluation import Evaluation as Evaluation
 from mlops_provider.sections.evaluation import FairnessGate as FairnessGate
 from mlops_provider.sections.evaluation import Importance as Importance
 from mlops_provider.sections.evaluation import SliceGate as SliceGate
+from mlops_provider.sections.evaluation import SliceQuality as SliceQuality
 from mlops_provider.sections.evaluation import Slices as Slices
 from mlops_provider.sections.loops import Drift as Drift
 from mlops_provider.sections.loops import Edge as Edge

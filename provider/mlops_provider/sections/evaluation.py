@@ -169,6 +169,16 @@ class SliceGate(Section):
     severity: Literal["fail", "warn"] = "fail"
 
 
+class SliceQuality(Section):
+    """What the predictions made must be worth on each slice of a name.
+
+    :param thresholds: absolute limits by metric; it must not be proved that a slice misses one.
+    """
+
+    thresholds: dict[Metric, Bounds] = Field(min_length=1)
+    severity: Literal["fail", "warn"] = "fail"
+
+
 class FairnessGate(Section):
     """A limit of the difference between groups.
 

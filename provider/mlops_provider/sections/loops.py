@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from mlops_provider.sections.base import Function, Name, Section, Share, Span
-from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate
+from mlops_provider.sections.evaluation import Bounds, Disparity, FairnessGate, SliceGate, SliceQuality
 from mlops_provider.sections.lightgbm import amiss
 from mlops_provider.sections.objectives import PARAMS, Metric, Objective
 from mlops_provider.sections.tune import Tune, fault
@@ -309,10 +309,15 @@ class Drift(Section):
 
 
 class Quality(Section):
-    """Quality of the predictions made, once labels are there."""
+    """Quality of the predictions made, once labels are there.
+
+    :param coverage: share of the rows whose labels are due that must have one.
+    :param slices: by the name of the slices (`evaluation.slices`).
+    """
 
     thresholds: dict[Metric, Bounds] = Field(min_length=1)
     coverage: Share = 0.9
+    slices: dict[Name, SliceQuality] = {}
 
 
 class Monitoring(Section):

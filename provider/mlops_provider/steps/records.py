@@ -323,7 +323,14 @@ class Drifted(Frozen):
 
 
 class Measured(Frozen):
-    """Quality of a scored partition, after its labels arrived."""
+    """Quality of a scored partition, after its labels arrived.
+
+    :param low: bounds of the primary metric's interval; None if it could not be measured.
+    :param coverage: share of the rows whose labels are due that have one.
+    :param due: rows whose labels are due, of all `rows` that were scored; None in records of old.
+    :param calibration: expected calibration error; None if there is none to speak of.
+    :param findings: slices and calibration, as JSON (`QualityFindings`).
+    """
 
     partition: str
     version: int
@@ -331,6 +338,10 @@ class Measured(Frozen):
     low: float | None
     high: float | None
     coverage: float
+    rows: int | None = None
+    due: int | None = None
+    calibration: float | None = None
+    findings: Artifact | None = None
     verdict: Verdict
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mlops_provider.checks import Check, could_not_run
 from mlops_provider.config import ModelConfig
-from mlops_provider.sections import SliceGate
+from mlops_provider.sections import SliceGate, SliceQuality
 from mlops_provider.steps.records import Evaluation
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
@@ -39,42 +40,46 @@ def group_checks(job: Job, evaluation: Evaluation) -> list[Check]:
     if evaluation.findings is None:
         return [could_not_run("slices", "the evaluation measured no slices and no groups")]
     findings = Findings.model_validate_json(job.storage.fetch(evaluation.findings))
-    return [*slice_checks(config, findings), *fairness_checks(config, findings)]
+    return [*slice_checks(config, slice_gates(config), findings.slices), *fairness_checks(config, findings)]
 
 
-def slice_checks(config: ModelConfig, findings: Findings) -> list[Check]:
+def slice_gates(config: ModelConfig) -> dict[str, SliceGate]:
+    """What the gate asks of all slices, by name."""
+    return {name: config.gates.slices.get(name, SliceGate()) for name in config.evaluation.slices}
+
+
+def slice_checks(
+    config: ModelConfig, limits: Mapping[str, SliceGate | SliceQuality], found: Iterable[SliceResult]
+) -> list[Check]:
     """One check for each name of slices, and one for each slice that was proved bad.
 
     All limits of all slices are tested at once, at the level of the evaluation's interval, corrected by Holm (1979): with
     fifty slices some look bad by chance.
     """
-    tests, checks = [], []
-    for name in config.evaluation.slices:
-        results = [one for one in findings.slices if one.slices == name]
+    measured, tests, checks = list(found), [], []
+    for name, limit in limits.items():
+        results = [one for one in measured if one.slices == name]
         large = [one for one in results if _enough(config, one)]
-        asked = [test for one in large for test in _tests(_gate(config, name), one)]
         checks.append(_summary(config, name, results, large))
-        checks += [_undefined(one, metric) for one in large for metric in _unmeasured(config, name, one)]
-        tests += asked
-    found = np.array([metrics.exceeds(test.value, test.limit, test.error) for test in tests])
-    bad = metrics.holm(found, (1 - config.evaluation.confidence) / 2)
-    checks += [_proved(config, test) for test, proved in zip(tests, bad, strict=True) if proved]
+        checks += [_undefined(one, metric) for one in large for metric in _unmeasured(config, limit, one)]
+        tests += [test for one in large for test in _tests(limit, one)]
+    values = np.array([metrics.exceeds(test.value, test.limit, test.error) for test in tests])
+    bad = metrics.holm(values, (1 - config.evaluation.confidence) / 2)
+    checks += [
+        _proved(limits[test.result.slices].severity, test) for test, proved in zip(tests, bad, strict=True) if proved
+    ]
     return checks
-
-
-def _gate(config: ModelConfig, name: str) -> SliceGate:
-    return config.gates.slices.get(name, SliceGate())
 
 
 def _enough(config: ModelConfig, one: SliceResult) -> bool:
     return one.rows >= config.evaluation.minimum_rows and one.blocks >= config.evaluation.minimum_blocks
 
 
-def _tests(gate: SliceGate, one: SliceResult) -> Iterator[Test]:
-    if one.gain is not None and one.gain_error is not None:
-        asked = f"no loss of more than {gate.max_loss:g}"
-        yield Test(one, "slice_loss", -one.gain, gate.max_loss, one.gain_error, (one.gain, asked))
-    for metric, limit in gate.thresholds.items():
+def _tests(limits: SliceGate | SliceQuality, one: SliceResult) -> Iterator[Test]:
+    if isinstance(limits, SliceGate) and one.gain is not None and one.gain_error is not None:
+        asked = f"no loss of more than {limits.max_loss:g}"
+        yield Test(one, "slice_loss", -one.gain, limits.max_loss, one.gain_error, (one.gain, asked))
+    for metric, limit in limits.thresholds.items():
         if metric not in one.metrics:
             continue
         value, error = one.metrics[metric], one.errors[metric]
@@ -99,9 +104,9 @@ def _summary(config: ModelConfig, name: str, results: list[SliceResult], large: 
     )
 
 
-def _unmeasured(config: ModelConfig, name: str, one: SliceResult) -> list[str]:
+def _unmeasured(config: ModelConfig, limits: SliceGate | SliceQuality, one: SliceResult) -> list[str]:
     """What is asked of a slice that has rows enough, and is not defined on it."""
-    missing: list[str] = [metric for metric in _gate(config, name).thresholds if metric not in one.metrics]
+    missing: list[str] = [metric for metric in limits.thresholds if metric not in one.metrics]
     return missing or ([config.evaluation.metric] if config.evaluation.metric not in one.metrics else [])
 
 
@@ -109,14 +114,14 @@ def _undefined(one: SliceResult, metric: str) -> Check:
     return could_not_run(f"slice_{metric}", f"not defined on the {one.rows} rows", subject=f"{one.slices} {one.value}")
 
 
-def _proved(config: ModelConfig, test: Test) -> Check:
+def _proved(severity: Literal["fail", "warn"], test: Test) -> Check:
     value, asked = test.shown
     return Check(
         name=test.name,
         passed=False,
         value=value,
         threshold=asked,
-        severity=_gate(config, test.result.slices).severity,
+        severity=severity,
         subject=f"{test.result.slices} {test.result.value}",
         detail=f"{test.result.rows} rows, standard error {test.error:.4f}; proved after the correction for all slices",
     )

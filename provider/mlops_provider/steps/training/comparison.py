@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,24 @@ from mlops_provider.steps.training import metrics
 from mlops_provider.steps.training.objectives import Objective, objective, targets
 
 Array = metrics.Array
+
+
+class Labelled(Protocol):
+    """Rows with labels, whose slices can be measured."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def labels(self) -> Array:
+        """As metrics take them, float [n] or [n, 2]."""
+
+    @property
+    def blocks(self) -> Array:
+        """Number of the time block of each row, int [n]."""
+
+    def columns(self, names: set[str]) -> Any:
+        """Columns of these rows, a DataFrame [n]."""
 
 
 @dataclass(frozen=True)

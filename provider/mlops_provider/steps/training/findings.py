@@ -141,6 +141,16 @@ class Fairness(Frozen):
     problem: str = ""
 
 
+class QualityFindings(Frozen):
+    """What is found of predictions whose labels have come, beside the metrics of all rows.
+
+    :param calibration: None for a ranking, whose scores mean nothing by themselves.
+    """
+
+    slices: tuple[SliceResult, ...] = ()
+    calibration: Calibrated | None = None
+
+
 class Findings(Frozen):
     """All of it. What depends on the champion of the moment is `slices` and the part of `found` against it.
 

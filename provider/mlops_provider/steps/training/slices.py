@@ -11,7 +11,7 @@ import numpy as np
 from mlops_provider.checks import Check, could_not_run
 from mlops_provider.sections import Slices
 from mlops_provider.steps.training import metrics
-from mlops_provider.steps.training.comparison import Array, Holdout, renumbered
+from mlops_provider.steps.training.comparison import Array, Holdout, Labelled, renumbered
 from mlops_provider.steps.training.findings import FoundSlice, SliceResult
 
 MISSING = "missing"
@@ -21,15 +21,15 @@ _TRIED = 5
 _HALF = 2
 
 
-def named(holdout: Holdout, scores: Array, rival: Array | None) -> tuple[tuple[SliceResult, ...], list[Check]]:
+def named(rows: Labelled, scores: Array, rival: Array | None) -> tuple[tuple[SliceResult, ...], list[Check]]:
     """Every slice of `evaluation.slices` measured, and an error for each name that could not be sliced.
 
     :param rival: scores of the champion; None if there is none.
     """
-    rules = holdout.job.config.evaluation.slices
+    rules = rows.job.config.evaluation.slices
     if not rules:
         return (), []
-    columns = holdout.columns({rule.column for rule in rules.values()})
+    columns = rows.columns({rule.column for rule in rules.values()})
     results: list[SliceResult] = []
     errors = []
     for name, rule in rules.items():
@@ -38,7 +38,7 @@ def named(holdout: Holdout, scores: Array, rival: Array | None) -> tuple[tuple[S
         except ValueError as error:
             errors.append(could_not_run("slices", f"{rule.column}: {error}", subject=name))
             continue
-        results += [_measured(holdout, name, value, where, scores, rival) for value, where in found.items()]
+        results += [_measured(rows, name, value, where, scores, rival) for value, where in found.items()]
     return tuple(results), errors
 
 
@@ -77,12 +77,12 @@ def _interval(low: float, high: float) -> str:
     return f"from {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
 
 
-def _measured(holdout: Holdout, name: str, value: str, where: Array, scores: Array, rival: Array | None) -> SliceResult:
+def _measured(whole: Labelled, name: str, value: str, where: Array, scores: Array, rival: Array | None) -> SliceResult:
     rows = int(where.sum())
     if not rows:
         return SliceResult(slices=name, value=value, rows=0, blocks=0)
-    settings, labels = holdout.job.config.evaluation, holdout.labels[where]
-    blocks = renumbered(holdout.blocks[where])
+    settings, labels = whole.job.config.evaluation, whole.labels[where]
+    blocks = renumbered(whole.blocks[where])
     functions: dict[str, metrics.Weighted] = {
         metric: metrics.metric(metric, labels, scores[where]) for metric in settings.metrics
     }
@@ -90,7 +90,7 @@ def _measured(holdout: Holdout, name: str, value: str, where: Array, scores: Arr
         functions[""] = metrics.metric(settings.metric, labels, rival[where])
     every = np.ones(rows)
     drawn = metrics.resampled(
-        list(functions.values()), blocks, resamples=settings.resamples, seed=holdout.job.config.training.seed
+        list(functions.values()), blocks, resamples=settings.resamples, seed=whole.job.config.training.seed
     )
     told = dict(zip(functions, (function(every) for function in functions.values()), strict=True))
     found = dict(zip(functions, drawn.T, strict=True))

@@ -10,7 +10,7 @@ import pytest
 from mlops_provider.checks import Check
 from mlops_provider.config import ModelConfig
 from mlops_provider.steps.release.gate import judge
-from mlops_provider.steps.release.group_checks import fairness_checks, slice_checks
+from mlops_provider.steps.release.group_checks import fairness_checks, slice_checks, slice_gates
 from mlops_provider.steps.training.findings import Calibrated, CalibrationBin, Curves, Fairness, Findings, SliceResult
 from mlops_provider.steps.training.metrics import exceeds, holm
 from tests.support.tiny import DAYS, World, crown, train, values
@@ -44,7 +44,8 @@ def findings(*slices: SliceResult, fairness: tuple[Fairness, ...] = ()) -> Findi
 
 
 def judged(*slices: SliceResult, **changes: Any) -> list[tuple[str, str, str]]:
-    found: list[Check] = slice_checks(config(**changes), findings(*slices))
+    asked = config(**changes)
+    found: list[Check] = slice_checks(asked, slice_gates(asked), slices)
     return [(check.name, check.subject, check.state) for check in found]
 
 
