@@ -3,17 +3,23 @@
 from airflow.sdk import DAG
 
 from mlops_provider.dagfile import ModelDags, models
-from mlops_provider.operators.monitoring import DriftCheckOperator, QualityCheckOperator, RetrainDecisionOperator
+from mlops_provider.operators.monitoring import (
+    DriftCheckOperator,
+    EstimateQualityOperator,
+    QualityCheckOperator,
+    RetrainDecisionOperator,
+)
 from mlops_provider.operators.plan import PlanOperator
 
 
 def cm(model: ModelDags) -> DAG:
-    """Drift as soon as a partition is scored; quality and the decision once its labels have been accepted."""
+    """Drift and estimated quality as soon as a partition is scored; quality and the decision once its labels have been accepted."""
     events = model.assets.predictions | model.assets.data | model.assets.decision
     schedule = model.woken_by(events, cron=model.config.monitoring.schedule)
     with DAG(**model.dag("cm"), schedule=schedule) as dag:
         plan = PlanOperator(**model.step("plan"), loop="cm")
         drift = DriftCheckOperator(**model.step("drift", plan.output), work=plan.output)
+        estimate = EstimateQualityOperator(**model.step("estimate", plan.output), work=plan.output)
         quality = QualityCheckOperator(**model.step("quality", plan.output), work=plan.output)
         decide = RetrainDecisionOperator(
             **model.step("decide", plan.output),
@@ -24,7 +30,7 @@ def cm(model: ModelDags) -> DAG:
             outlets=[model.outcome("decide")],
             trigger_rule="none_failed_min_one_success",
         )
-        [drift, quality] >> decide
+        [drift, estimate, quality] >> decide
     return dag
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlops_provider.exceptions import ConfigError, ConflictError, DataError, Refused
 from mlops_provider.steps import plan
+from mlops_provider.steps.monitoring.estimates import estimate_uri, known_estimate
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.release.promote import repair
 from mlops_provider.steps.step import Job, Outcome, find
@@ -73,14 +74,16 @@ class Loops:
             self.job.storage.write_json(plan.drift_uri(self.job, drift.partition), drift.model_dump(mode="json"))
             if not drift.verdict.passed:
                 log.error("%s: %s", drift.partition, drift.verdict.reason())
+        for estimate in work.estimate:
+            told = self._run("estimate", estimate.predictions.partition, work=estimate)
+            self.job.storage.write_json(estimate_uri(self.job, told.partition), told.model_dump(mode="json"))
         if work.decide is None:
-            return bool(work.drift)
+            return bool(work.drift or work.estimate)
         measured = None
         if work.quality:
             measured = self._run("quality", work.decide, predictions=work.quality, data=work.data)
-        self._run(
-            "decide", work.decide, partition=work.decide, drift=known_drift(self.job, work.decide), quality=measured
-        )
+        known = {"drift": known_drift(self.job, work.decide), "estimate": known_estimate(self.job, work.decide)}
+        self._run("decide", work.decide, partition=work.decide, quality=measured, **known)
         return True
 
     def ct(self) -> bool:

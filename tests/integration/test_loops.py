@@ -184,7 +184,8 @@ def test_cm_wants_a_first_model_and_says_so_on_the_retrain_asset_only(story: Sto
 
 def test_cm_without_predictions_skips_drift_and_quality_and_decides(story: Story) -> None:
     states = story("first_wanted").run.states()
-    assert states == {"plan": "success", "drift": "skipped", "quality": "skipped", "decide": "success"}
+    unscored = dict.fromkeys(("drift", "estimate", "quality"), "skipped")
+    assert states == {"plan": "success", **unscored, "decide": "success"}
 
 
 def test_cm_looks_at_drift_before_the_labels_are_there_and_decides_nothing(story: Story) -> None:
@@ -192,6 +193,7 @@ def test_cm_looks_at_drift_before_the_labels_are_there_and_decides_nothing(story
     assert chapter.run.states() == {
         "plan": "success",
         "drift": "success",
+        "estimate": "success",
         "quality": "skipped",
         "decide": "skipped",
     }
@@ -206,14 +208,22 @@ def test_cm_finds_the_weather_of_march_drifted_and_keeps_the_report(story: Story
     assert b"plotly" in Path(found["report"]).read_bytes().lower()
 
 
+def test_cm_estimates_the_quality_before_the_labels_are_there(story: Story) -> None:
+    (found,) = story("drift").run.task("estimate").result
+    assert (found["partition"], found["trusted"]) == ("2013-03", True)
+    assert found["auc"]["low"] < found["auc"]["value"] < found["auc"]["high"]
+
+
 def test_cm_measures_quality_once_labels_are_there_and_decides_on_it(story: Story) -> None:
     chapter = story("second_wanted")
-    assert chapter.run.states() == {"plan": "success", "drift": "skipped", "quality": "success", "decide": "success"}
+    done = {"drift": "skipped", "estimate": "skipped", "quality": "success"}
+    assert chapter.run.states() == {"plan": "success", **done, "decide": "success"}
     measured = chapter.run.task("quality").result
     assert (measured["partition"], measured["version"]) == ("2013-03", 1)
     assert 0.5 < measured["metrics"]["auc"] < 0.7
     assert chapter.records[0].facts["quality"] == measured
     assert chapter.records[0].facts["drift"]["partition"] == "2013-03"
+    assert chapter.records[0].facts["estimate"]["partition"] == "2013-03"
     assert chapter.run.announced() == named("retrain")
 
 

@@ -69,8 +69,9 @@ STRUCTURE: dict[str, dict[str, tuple[set[str], str, set[str]]]] = {
     "cm": {
         "plan": (set(), "all_success", set()),
         "drift": ({"plan"}, "all_success", set()),
+        "estimate": ({"plan"}, "all_success", set()),
         "quality": ({"plan"}, "all_success", set()),
-        "decide": ({"plan", "drift", "quality"}, "none_failed_min_one_success", {"decide.outcome"}),
+        "decide": ({"plan", "drift", "estimate", "quality"}, "none_failed_min_one_success", {"decide.outcome"}),
     },
     "ct": {
         "plan": (set(), "all_success", set()),

@@ -47,6 +47,45 @@ class DriftCheckOperator(StepOperator):
         return {"partition": found.partition, "columns": list(found.columns), "report": found.report.uri}
 
 
+class EstimateQualityOperator(StepOperator):
+    """Estimates the quality of each newly scored partition before its labels arrive, from how sure the model is.
+
+    A limit of the quality that the estimate misses is a warning; an estimate that could not be made fails the task.
+
+    :param work: what monitoring owes, as `plan` found it.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "work")
+    step = "estimate"
+
+    def __init__(self, *, work: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    def run(self, context: Context) -> Any:
+        self.work = self.whole(self.work)
+        if not self.work["estimate"]:
+            raise AirflowSkipException("no newly scored partition whose quality could be estimated")
+        return [self._one(context, work) for work in self.work["estimate"]]
+
+    def _one(self, context: Context, work: dict[str, Any]) -> dict[str, Any]:
+        from mlops_provider.steps.monitoring.estimates import estimate_uri
+        from mlops_provider.steps.monitoring.records import Estimated
+
+        found = Estimated.model_validate(self.outcome(context, self.step, {"work": work}).result)
+        job = self.job(context)
+        job.storage.write_json(estimate_uri(job, found.partition), found.model_dump(mode="json"))
+        for check in (check for check in found.verdict.checks if not check.passed):
+            self.log.warning("%s: %s: %s", found.partition, check.name, check.detail or check.threshold)
+        # Recorded first, as drift is: what could not be estimated is told once and does not hold up the loop.
+        found.verdict.require()
+        return {
+            "partition": found.partition,
+            "trusted": found.trusted,
+            **{name: told.model_dump() for name, told in found.metrics.items()},
+        }
+
+
 class QualityCheckOperator(StepOperator):
     """Measures the predictions of a partition once its labels are there. A missed threshold is a finding, not a failure.
 
@@ -96,12 +135,14 @@ class RetrainDecisionOperator(StepOperator):
 
     def run(self, context: Context) -> Any:
         from mlops_provider.loops import known_drift
+        from mlops_provider.steps.monitoring.estimates import known_estimate
 
         partition = self.whole(self.work)["decide"]
         if not partition:
             raise AirflowSkipException("no newly labelled partition to decide on")
-        drift = known_drift(self.job(context), partition)
-        arguments = {"partition": partition, "drift": drift, "quality": self.measured}
+        job = self.job(context)
+        known = {"drift": known_drift(job, partition), "estimate": known_estimate(job, partition)}
+        arguments = {"partition": partition, "quality": self.measured, **known}
         result = self.run_step(context, self.step, arguments)
         self.log.info("%s: %s", "retrain" if result["retrain"] else "wait", result["reason"])
         announce_one(self, context, self.on_train if result["retrain"] else self.on_wait, result)

@@ -22,6 +22,8 @@ from mlops_provider.steps.data import past
 from mlops_provider.steps.data.code_tests import untested
 from mlops_provider.steps.data.standard import stands
 from mlops_provider.steps.monitoring.decide import accepted
+from mlops_provider.steps.monitoring.estimates import due as due_estimates
+from mlops_provider.steps.monitoring.records import EstimateWork
 from mlops_provider.steps.records import (
     DataWork,
     FeatureVersion,
@@ -43,9 +45,11 @@ _BLANK = "\ue000"
 
 
 class MonitorWork(Frozen):
-    """What monitoring owes: drift of newly scored partitions, and at most one decision, with the quality it stands on."""
+    """What monitoring owes: drift and estimated quality of newly scored partitions, and at most one decision, with the quality
+    it stands on."""
 
     drift: tuple[Predictions, ...] = ()
+    estimate: tuple[EstimateWork, ...] = ()
     decide: str | None = None
     quality: Predictions | None = None
     data: FeatureVersion | None = None
@@ -309,14 +313,15 @@ def cm(job: Job) -> MonitorWork | None:
     """Drift of scored partitions, and the next decision, in the order of the data, if all that comes before it is settled."""
     state = State(job)
     fresh = [found for name in state.scored if not drift_done(job, name) and (found := manifest(job, name))]
+    estimates = tuple(due_estimates(job, state.records, [name for name in state.scored if name > state.decided]))
     due = next((name for name in state.accepted if name > state.decided), None)
     if due is not None and state.hindrance:
         log.warning("%s is not decided yet: %s", due, state.hindrance)
         due = None
     if due is None or state.waits_for(due) or state.awaited(due):
-        return MonitorWork(drift=tuple(fresh)) if fresh else None
+        return MonitorWork(drift=tuple(fresh), estimate=estimates) if fresh or estimates else None
     found = manifest(job, due)
-    return MonitorWork(drift=tuple(fresh), decide=due, quality=found, data=state.accepted[due])
+    return MonitorWork(drift=tuple(fresh), estimate=estimates, decide=due, quality=found, data=state.accepted[due])
 
 
 def ct(job: Job, *, partition: str | None = None) -> TrainWork | None:

@@ -63,6 +63,7 @@ STEPS = {
     "refuse_scoring": "scoring.score",
     "drift": "monitoring.drift",
     "quality": "monitoring.quality",
+    "estimate": "monitoring.estimate",
     "decide": "monitoring.decide",
 }
 

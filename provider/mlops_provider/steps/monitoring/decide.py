@@ -5,16 +5,20 @@ from __future__ import annotations
 from mlops_provider.checks import Frozen, Verdict
 from mlops_provider.ledger import Draft, Record, champion, last
 from mlops_provider.steps.data.standard import stands
+from mlops_provider.steps.monitoring.records import Estimated
 from mlops_provider.steps.records import Decision, Drifted, FeatureVersion, Measured
 from mlops_provider.steps.step import Job, step
 
 
 class DecideArguments(Frozen):
-    """:param drift: of this partition's inputs, if a champion scored it; `quality` likewise."""
+    """:param drift: of this partition's inputs, if a champion scored it; `quality` likewise.
+    :param estimate: what that quality was estimated at before the labels came: kept, so that labels judge the estimates, too.
+    """
 
     partition: str
     drift: Drifted | None = None
     quality: Measured | None = None
+    estimate: Estimated | None = None
 
 
 @step("decide", arguments=DecideArguments, result=Decision, cached=False)
@@ -27,6 +31,7 @@ def decide(job: Job, arguments: DecideArguments) -> Decision:
         "unscored": gone.reason if gone else None,
         "drift": arguments.drift.model_dump(mode="json") if arguments.drift else None,
         "quality": arguments.quality.model_dump(mode="json") if arguments.quality else None,
+        "estimate": arguments.estimate.model_dump(mode="json") if arguments.estimate else None,
         "policy": job.config.retrain.model_dump(mode="json"),
     }
     draft = Draft(
