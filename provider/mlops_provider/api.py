@@ -136,7 +136,7 @@ class LoadedModel:
         """Scores of rows by the deployed package, float64 [n], or [n, classes].
 
         :param features: the columns `features`, as features.py builds them; others are ignored.
-        :raises DataError: if one is missing.
+        :raises DataError: if one is missing, or holds no numbers.
         """
         return self._scorer.score(self._taken(features))
 
@@ -152,7 +152,9 @@ class LoadedModel:
         values = self._taken(row)
         scores = np.atleast_1d(self._scorer.score(values)[0])
         output = int(scores.argmax()) if label is None else self._class(label)
-        return explained(self._booster, self.features, values[0], float(scores[output]), output=output)
+        found = explained(self._booster, self.features, values[0], float(scores[output]), output=output)
+        classes = self.version.package.classes
+        return found.model_copy(update={"label": classes[output]}) if classes else found
 
     def _class(self, label: str) -> int:
         classes = self.version.package.classes
@@ -165,4 +167,8 @@ class LoadedModel:
     def _taken(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
         if missing := [name for name in self.features if name not in features]:
             raise DataError(f"{self!r} takes the columns {', '.join(missing)}, which the frame does not have")
-        return applied(self.job, self.version.package.fitted, features[list(self.features)]).to_numpy(np.float64)
+        given = applied(self.job, self.version.package.fitted, features[list(self.features)])
+        try:
+            return given.to_numpy(np.float64)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{self!r} takes numbers, as features.py builds them: {error}") from error

@@ -76,11 +76,10 @@ class ModelConfig(Section):
         if objective == "multiclass" and len(label.classes) < 2:
             raise ValueError("data.label.classes: at least two classes are needed")
         stopping = self.training.early_stopping
-        asked = {
-            "evaluation.metric": evaluation.metric,
-            **({"training.early_stopping.metric": stopping.metric} if stopping else {}),
-        }
-        asked |= {f"evaluation.metrics[{number}]": name for number, name in enumerate(evaluation.metrics)}
+        asked = {f"evaluation.metrics[{number}]": name for number, name in enumerate(evaluation.metrics)}
+        asked["evaluation.metric"] = evaluation.metric
+        if stopping:
+            asked["training.early_stopping.metric"] = stopping.metric
         for key, name in asked.items():
             if name not in METRICS[objective]:
                 raise ValueError(
@@ -90,9 +89,21 @@ class ModelConfig(Section):
             raise ValueError(
                 f"evaluation.fairness: compares yes and no, which the objective {objective} does not decide"
             )
-        if (limit := evaluation.calibration.max_error) and objective != "regression" and limit >= 1:
-            raise ValueError("evaluation.calibration.max_error: must be below 1, as scores are probabilities")
+        self._decides()
         return self
+
+    def _decides(self) -> None:
+        """What scores are held against fits what they are."""
+        objective, evaluation = self.training.objective, self.evaluation
+        limit = evaluation.calibration.max_error
+        if limit is not None and objective == "lambdarank":
+            raise ValueError(
+                "evaluation.calibration.max_error: scores of a ranking only order, and can be right about nothing"
+            )
+        if limit is not None and objective != "regression" and limit >= 1:
+            raise ValueError("evaluation.calibration.max_error: must be below 1, as scores are probabilities")
+        if objective != "binary" and evaluation.cut != Evaluation().cut:
+            raise ValueError(f"evaluation.cut: decides yes or no, which the objective {objective} does not")
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:

@@ -47,6 +47,7 @@ class Path(Frozen):
 class Explanation(Frozen):
     """Why a row gets its score.
 
+    :param label: the class whose score it is, if there are several.
     :param score: as the deployed package gives it.
     :param raw: before the link function: `base` and all contributions together.
     :param base: the raw score of a row of which nothing is known.
@@ -58,9 +59,10 @@ class Explanation(Frozen):
     base: float
     contributions: dict[str, float]
     paths: tuple[Path, ...]
+    label: str = ""
 
     def __str__(self) -> str:
-        head = f"score {self.score:.6g}; raw {self.raw:+.6g} = base {self.base:+.6g}"
+        head = f"score{f' of {self.label}' if self.label else ''} {self.score:.6g}; raw {self.raw:+.6g} = base {self.base:+.6g}"
         return "\n".join([head, *(f"  {added:+.6g}  {name}" for name, added in self.contributions.items())])
 
 

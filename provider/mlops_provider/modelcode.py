@@ -8,6 +8,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import io
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,11 +22,13 @@ import yaml
 from mlops_provider import config as configs
 from mlops_provider.checks import Frozen
 from mlops_provider.config import ModelConfig
-from mlops_provider.exceptions import ConfigError, IntegrityError
+from mlops_provider.exceptions import ConfigError, IntegrityError, MlopsError
 from mlops_provider.storage import Storage, digest, join
 
 _SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 _TESTS = "tests/"
+_CHANGED = "-changed"
+_PATIENCE = 10
 _OTHER_WAYS = {"__import__", "import_module", "exec", "eval"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -161,8 +164,10 @@ class _ArchiveFinder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader
         return fullname.removeprefix(f"{self._package}.").replace(".", "/") + ".py"
 
 
-def pack(directory: str | Path, environment: str, storage: Storage, root: str) -> Model:
+def pack(directory: str | Path, environment: str, storage: Storage, root: str, *, commit: str = "") -> Model:
     """Packs a model's directory into its archive under the artifact root, if it is not there yet.
+
+    :param commit: that the directory is of, if it is no git repository itself.
 
     :raises ConfigError: if model.yaml is not valid.
     """
@@ -170,8 +175,39 @@ def pack(directory: str | Path, environment: str, storage: Storage, root: str) -
     archive = _zipped(_contents(directory, config))
     sha256 = hashlib.sha256(archive).hexdigest()
     uri = join(root, "code", config.name, f"{sha256}.zip")
+    if commit := commit or _commit(directory):
+        storage.create(join(root, "code", config.name, f"{sha256}.commits", commit), b"")
     storage.create(uri, archive)
     return Model(archive, CodeRef(uri=uri, sha256=sha256))
+
+
+def commits(ref: CodeRef, storage: Storage) -> tuple[str, ...]:
+    """The git commits that the archive was packed at, with ``-changed`` where the model's directory held changes that were not
+    committed; those without come first. None if it was not packed from a git repository."""
+    folder = f"{ref.uri.removesuffix('.zip')}.commits"
+    return tuple(sorted(storage.names(folder), key=lambda name: (name.endswith(_CHANGED), name)))
+
+
+def _commit(directory: str | Path) -> str:
+    """The commit that is checked out where a model lies; empty if that is no git repository, or git does not say."""
+    place = Path(directory).resolve()
+    if not any((folder / ".git").exists() for folder in (place, *place.parents)):
+        return ""
+    try:
+        head, status = _git(place, "rev-parse", "HEAD"), _git(place, "status", "--porcelain", "--", ".")
+    except (MlopsError, OSError):
+        return ""
+    if not re.fullmatch(r"[0-9a-f]{40,64}", head or ""):
+        return ""
+    return f"{head}{_CHANGED}" if status is None or status else str(head)
+
+
+def _git(place: Path, *words: str) -> str | None:
+    """What git says; None if it fails."""
+    from mlops_provider.steps.data import git
+
+    done = git.run(words, str(place), folder=place, extra={"GIT_OPTIONAL_LOCKS": "0"}, timeout=_PATIENCE)
+    return None if done.returncode else done.stdout.decode().strip()
 
 
 def unpack(ref: CodeRef, storage: Storage) -> Model:

@@ -300,6 +300,7 @@ def test_an_unreadable_file_takes_down_only_its_own_model(tmp_path: Path, spoil:
         "quality_not_measured",
         "too_few_blocks_in_a_partition",
         "gate_of_slices_that_are_not_named",
+        "quality_of_slices_that_are_not_named",
         "slices_of_a_column_that_is_not_read",
         "groups_of_personal_data",
         "fairness_of_no_groups",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from mlops_provider.exceptions import ConfigError, DataError, IntegrityError
-from mlops_provider.modelcode import Model, pack, unpack
+from mlops_provider.modelcode import Model, commits, pack, unpack
 from mlops_provider.storage import Storage
 from tests.support.tiny import write_model
 
@@ -216,3 +217,29 @@ def test_where_imports_cannot_be_read_a_function_is_made_of_all_code(
     (directory / "tests" / "test_it.py").touch()
     assert {"features.py", "train.py"} <= set(packed(directory, tmp_path).imported("features.py:build"))
     assert "tests/test_it.py" not in packed(directory, tmp_path).imported("features.py:build")
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_an_archive_knows_the_commits_that_it_was_packed_at(directory: Path, tmp_path: Path) -> None:
+    ref = packed(directory, tmp_path).ref
+    assert commits(ref, Storage()) == ()
+    git(directory, "init", "-q", "--template=")
+    git(directory, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", "first")
+    first = git(directory, "rev-parse", "HEAD")
+    packed(directory, tmp_path)
+    assert commits(ref, Storage()) == (f"{first}-changed",)
+    git(directory, "add", ".")
+    git(directory, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "second")
+    assert packed(directory, tmp_path).ref == ref
+    assert commits(ref, Storage()) == (git(directory, "rev-parse", "HEAD"), f"{first}-changed")
+
+
+def test_the_commit_of_a_directory_that_was_taken_out_of_a_repository_can_be_told(
+    directory: Path, tmp_path: Path
+) -> None:
+    found = pack(directory, "", Storage(), str(tmp_path / "artifacts"), commit="a" * 40)
+    assert commits(found.ref, Storage()) == ("a" * 40,)

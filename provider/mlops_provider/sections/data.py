@@ -33,6 +33,15 @@ class Label(Section):
     classes: tuple[str | int, ...] = Field((), max_length=1_000)
     delay: Duration
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _no_truth_values(cls, classes: object) -> object:
+        if isinstance(classes, list | tuple) and any(isinstance(name, bool) for name in classes):
+            raise ValueError(
+                "must be text or whole numbers; YAML reads yes, no, on, off, true and false otherwise: put quotes"
+            )
+        return classes
+
     @field_validator("classes")
     @classmethod
     def _of_one_kind(cls, classes: tuple[str | int, ...]) -> tuple[str | int, ...]:

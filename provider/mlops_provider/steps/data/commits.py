@@ -136,7 +136,7 @@ def _packed(job: Job, repository: str, sha: str, code: Code) -> CodeRef:
         if found.strip() != sha:
             raise RequestError(f"{sha} is no commit of {repository}")
         _written(str(bare), sha, path.parent, tree)
-        model = modelcode.pack(tree / path, place.environment, place.storage, place.artifact_root)
+        model = modelcode.pack(tree / path, place.environment, place.storage, place.artifact_root, commit=sha)
     if model.config.name != name:
         raise ConfigError(f"{repository} at {sha[:12]}: {path} is the model {model.config.name}, not {name}")
     return model.ref

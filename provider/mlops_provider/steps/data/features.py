@@ -13,7 +13,7 @@ from mlops_provider.sections import KNOWN_AT, PAST
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import past, privacy
 from mlops_provider.steps.data.feature_checks import Function, check_features
-from mlops_provider.steps.data.rows import GROUP, check_key, event_times, groups, in_partition, labels
+from mlops_provider.steps.data.rows import GROUP, check_key, event_times, groups, in_partition, labels, learnable
 from mlops_provider.steps.data.rows import LABEL as LABEL
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.step import Job, step
@@ -82,6 +82,8 @@ def build_features(job: Job, arguments: FeaturesArguments) -> FeaturesResult:
     verdict = _held(job, found, made)
     frame = _beside(job, found, made)
     frame[LABEL] = labels(job, told, frame[data.key])
+    if data.group:
+        learnable(frame[GROUP], data.group, found.uri)
     labelled = frame[LABEL].dropna()
     return FeaturesResult(
         partition=work.partition,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 GROUP = "group"
+# LightGBM holds labels as 32-bit floats, and squares what is left of them.
+_HUGE = 1e18
+_GROUP_ROWS = 10_000
 _RELEVANCE = 30  # LightGBM's gain of a relevance is 2 to its power, and 31 are the most that it has
 
 
@@ -90,6 +93,10 @@ def _numbered(job: Job, found: pd.Series[Any], what: str, kind: Any) -> pd.Serie
         return (numbers > label.positive_above).astype("float64").where(known)
     if infinite := int(numbers.isin([float("inf"), float("-inf")]).sum()):
         raise DataError(f"{what} is infinite in {infinite} rows")
+    if huge := int((numbers.abs() > _HUGE).sum()):
+        raise DataError(
+            f"{what} is beyond {_HUGE:g} in {huge} rows, more than LightGBM can learn: choose a larger unit"
+        )
     if objective == "lambdarank":
         odd = known & ~((numbers % 1 == 0) & numbers.between(0, _RELEVANCE))
         if odd.any():
@@ -121,3 +128,12 @@ def groups(rows: pd.DataFrame, column: str, uri: str) -> pd.Series[Any]:
     if missing := int(rows[column].isna().sum()):
         raise DataError(f"{uri}: the group {column!r} is null in {missing} rows")
     return rows[column]
+
+
+def learnable(grouped: pd.Series[Any], column: str, uri: str) -> None:
+    """:raises DataError: if a group has more rows than LightGBM can learn an order of."""
+    sizes = grouped.value_counts()
+    if len(sizes) and sizes.iloc[0] > _GROUP_ROWS:
+        raise DataError(
+            f"{uri}: the group {sizes.index[0]!r} ({column!r}) has {sizes.iloc[0]} rows, LightGBM ranks at most {_GROUP_ROWS}"
+        )

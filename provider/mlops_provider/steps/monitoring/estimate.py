@@ -46,29 +46,19 @@ def estimate(job: Job, arguments: EstimateArguments) -> Estimated:
 
     :raises DataError: if the objective is not binary.
     """
-    work, settings = arguments.work, job.config.evaluation
-    found = work.predictions
+    work, found = arguments.work, arguments.work.predictions
     if job.config.training.objective != "binary":
         raise DataError(
             f"{job.config.name}: quality is estimated for a binary objective alone: only its scores are chances"
         )
-    labels, scores, days = known_rows(job, work)
-    given = tables.read(job.storage, found.table, [job.config.data.event_time, "score"]).to_pandas()
-    fresh = given["score"].to_numpy()
-    checks: list[Check] = []
-    values: dict[str, Estimate] = {}
+    basis = known_rows(job, work)
+    labels = basis[0]
     if problem := _problem(labels):
-        checks.append(could_not_run("estimate", f"{len(labels)} labelled rows outside of training: {problem}"))
+        values = {}
+        checks = [could_not_run("estimate", f"{len(labels)} labelled rows outside of training: {problem}")]
     else:
-        chances = calibrated(labels, scores)
-        width = parse_duration(settings.block)
-        count = len(np.unique(metrics.time_blocks(given[job.config.data.event_time], width)))
-        errors = missed(
-            settings.metric, labels, scores, chances(scores), days, count=count, seed=job.config.training.seed
-        )
-        values = {name: Estimate(value=expected(name, fresh, chances(fresh))) for name in settings.metrics}
-        values[settings.metric] = _bounded(values[settings.metric].value, errors, settings.confidence, work.misses)
-        checks += _limits(job, values)
+        values = _values(job, work, basis)
+        checks = _limits(job, values)
     return Estimated(
         partition=found.partition,
         version=found.version,
@@ -81,6 +71,19 @@ def estimate(job: Job, arguments: EstimateArguments) -> Estimated:
             subject=f"{job.config.name} {found.partition} estimated quality", checks=(*checks, _trust(work))
         ),
     )
+
+
+def _values(job: Job, work: EstimateWork, basis: tuple[Array, Array, Array]) -> dict[str, Estimate]:
+    """The estimated metrics of the fresh predictions."""
+    settings, (labels, scores, days) = job.config.evaluation, basis
+    given = tables.read(job.storage, work.predictions.table, [job.config.data.event_time, "score"]).to_pandas()
+    fresh, chances = given["score"].to_numpy(), calibrated(labels, scores)
+    blocks = metrics.time_blocks(given[job.config.data.event_time], parse_duration(settings.block))
+    count, seed = int(blocks.max()) + 1, job.config.training.seed
+    errors = missed(settings.metric, labels, scores, chances(scores), days, count=count, seed=seed)
+    values = {str(name): Estimate(value=expected(name, fresh, chances(fresh))) for name in settings.metrics}
+    primary = _bounded(values[settings.metric].value, errors, settings.confidence, work.misses)
+    return {**values, settings.metric: primary}
 
 
 def known_rows(job: Job, work: EstimateWork) -> tuple[Array, Array, Array]:

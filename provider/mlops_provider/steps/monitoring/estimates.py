@@ -35,8 +35,11 @@ def due(job: Job, records: Sequence[Record], scored: Iterable[str]) -> Iterable[
     versions = {record.version: record.facts["version"] for record in records if record.kind == "candidate"}
     for name in scored:
         found = None if job.storage.exists(estimate_uri(job, name)) else manifest(job, name)
-        if found and found.version in versions:
-            yield estimate_work(job, records, ModelVersion.model_validate(versions[found.version]), found)
+        if found is None or found.version not in versions:
+            continue
+        version = ModelVersion.model_validate(versions[found.version])
+        if version.package.objective == "binary":
+            yield estimate_work(job, records, version, found)
 
 
 def estimate_work(job: Job, records: Sequence[Record], version: ModelVersion, predictions: Predictions) -> EstimateWork:

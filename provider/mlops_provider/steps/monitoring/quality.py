@@ -71,10 +71,7 @@ class Known:
     @property
     def problem(self) -> str:
         """Why these rows tell nothing; empty if they do."""
-        columns = len(self.rows["scores"].iloc[0]) if "scores" in self.rows and len(self.rows) else 0
-        if len(self.rows) and columns != len(self.kind.classes):
-            return "the predictions were made by a version with another objective, or other classes"
-        return self.kind.problem(self.labels)
+        return _other_meaning(self.job, self.arguments.predictions) or self.kind.problem(self.labels)
 
     def columns(self, names: set[str]) -> Any:
         """Columns of these rows: features from the accepted table, others from the inputs that were scored."""
@@ -85,6 +82,16 @@ class Known:
             inputs = tables.frame(self.job.storage, self.arguments.predictions.inputs, [key, *further])
             found = found.join(inputs.set_index(key))
         return found.loc[self.rows[key]].reset_index(drop=True)
+
+
+def _other_meaning(job: Job, found: Predictions) -> str:
+    """Why labels as model.yaml has them now say nothing about these predictions; empty if they do."""
+    ours, theirs = job.config, job.with_code(found.code).config
+    if theirs.training.objective != ours.training.objective:
+        return f"the predictions are those of the objective {theirs.training.objective}"
+    if theirs.data.label.classes != ours.data.label.classes:
+        return f"the predictions are of other classes, or in another order: {', '.join(map(str, theirs.data.label.classes))}"
+    return ""
 
 
 def _final(measured: Measured) -> bool:

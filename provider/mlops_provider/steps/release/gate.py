@@ -13,6 +13,7 @@ from mlops_provider.steps.step import Job, step
 from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
 from mlops_provider.steps.training.golden import replay_golden
 from mlops_provider.steps.training.latency import limits
+from mlops_provider.steps.training.metrics import change
 
 
 class GateArguments(Frozen):
@@ -96,8 +97,8 @@ def _gain(evaluation: Evaluation, minimum: float) -> Check:
     if interval is None:
         return could_not_run(name, "the candidate could not be compared with the champion")
     detail = (
-        f"{interval.gain:+.4f}, {interval.confidence:.0%} interval [{interval.low:+.4f}, {interval.high:+.4f}] over "
-        f"{interval.blocks} time blocks, against version {evaluation.champion_version}"
+        f"{change(evaluation.metric, interval)} against version {evaluation.champion_version}: {interval.confidence:.0%} "
+        f"interval over {interval.blocks} time blocks"
     )
     passed = interval.low > minimum
     return Check(
@@ -124,8 +125,7 @@ def _reason(outcome: str, verdict: Verdict, evaluation: Evaluation) -> str:
     interval = evaluation.interval
     gain = ""
     if interval:
-        gain = f"{evaluation.metric} {interval.gain:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-        gain += f" against version {evaluation.champion_version}"
+        gain = f"{change(evaluation.metric, interval)} against version {evaluation.champion_version}"
     words = {
         "promote": f"proven gain: {gain}" if interval else "first model, meets the thresholds",
         "harmful": f"harmful: {gain}",

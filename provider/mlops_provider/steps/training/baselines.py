@@ -174,8 +174,8 @@ def baseline_checks(job: Job, found: tuple[Baseline, ...]) -> list[Check]:
 def _check(job: Job, baseline: Baseline) -> Check:
     gain = baseline.gain
     detail = (
-        f"{job.config.evaluation.metric} {gain.gain:+.4f} over it, {gain.confidence:.0%} interval "
-        f"[{gain.low:+.4f}, {gain.high:+.4f}] over {gain.blocks} time blocks"
+        f"{metrics.change(job.config.evaluation.metric, gain)} against it: {gain.confidence:.0%} interval over "
+        f"{gain.blocks} time blocks"
     )
     return Check(
         name="simpler_model_is_not_better",

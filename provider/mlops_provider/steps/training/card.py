@@ -48,11 +48,33 @@ def _head(job: Job, trained: Trained, package: Package) -> str:
     lines += [
         f"- owner: {job.config.owner}",
         f"- kind: {training.engine}, objective {training.objective}, {len(package.features)} features",
-        f"- parameters: rounds {training.rounds}, seed {training.seed}, {_listed(training.params)}",
+        f"- parameters: rounds {training.rounds}, seed {training.seed}, {_listed(training.params)}; {trained.trees} trees",
+        *_shaped(job, trained),
         f"- answers: {_answers(package)}",
         f"- fingerprint: `{trained.fingerprint}`",
     ]
     return "\n".join(lines)
+
+
+def _shaped(job: Job, trained: Trained) -> list[str]:
+    """What else shaped the model, as far as it did."""
+    training, lines = job.config.training, []
+    if (stopping := training.early_stopping) and trained.validation:
+        found = trained.validation
+        lines.append(
+            f"- early stopping: {stopping.metric} {found.value:.4g} on {found.rows} rows of the last {stopping.window}, "
+            f"{stopping.rounds} rounds without gain end it"
+        )
+    if weight := training.weight:
+        told = {"by the column": weight.column, "halved every": weight.half_life}
+        lines.append(f"- weights: {', '.join(f'{name} {value}' for name, value in told.items() if value)}")
+    if job.config.features.categorical:
+        lines.append(f"- categories: {', '.join(job.config.features.categorical)}")
+    if trained.start is not None:
+        lines.append(f"- goes on from the trees of version {trained.start}")
+    if training.fit:
+        lines.append(f"- fitted by the model's own {training.fit}")
+    return lines
 
 
 def _answers(package: Package) -> str:
@@ -101,8 +123,8 @@ def _quality(job: Job, evaluation: Evaluation) -> str:
     lines = ["## Quality", "", f"On {evaluation.rows} labelled rows of {evaluation.partition}.", "", _table(head, rows)]
     if found := evaluation.interval:
         lines.append(
-            f"Gain in {evaluation.metric}: {found.gain:+.4f}, {found.confidence:.0%} interval [{found.low:+.4f}, "
-            f"{found.high:+.4f}] over {found.blocks} time blocks; the gate asks for a lower bound above "
+            f"Gain in {evaluation.metric} (above 0 this model is better): {found.gain:+.4f}, {found.confidence:.0%} interval "
+            f"[{found.low:+.4f}, {found.high:+.4f}] over {found.blocks} time blocks; the gate asks for a lower bound above "
             f"{job.config.gates.min_gain:g}."
         )
     elif evaluation.champion_version is None:
@@ -157,7 +179,7 @@ def _edge(job: Job, package: Package) -> str:
     rows = [
         (
             v.file, v.trees, v.precision, v.size, _number(v.latency[0].median), _number(v.largest),
-            f"{v.decided_otherwise:.2%}", *(_number(v.metrics.get(name)) for name in names),
+            "" if v.decided_otherwise is None else f"{v.decided_otherwise:.2%}", *(_number(v.metrics.get(name)) for name in names),
         )
         for v in (report.package, *report.variants)
     ]  # fmt: skip

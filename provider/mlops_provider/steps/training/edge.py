@@ -39,7 +39,8 @@ class Variant(Frozen):
 
     :param size: of the file in bytes.
     :param largest: difference of a score from the package's; `mean` their mean.
-    :param decided_otherwise: share of the rows on the other side of the cut, or of another likeliest class.
+    :param decided_otherwise: share of the rows on the other side of the cut, or of another likeliest class; None where
+        nothing is decided.
     :param metrics: by name; empty if the labels of the holdout tell nothing.
     """
 
@@ -50,7 +51,7 @@ class Variant(Frozen):
     latency: tuple[Latency, ...]
     largest: float
     mean: float
-    decided_otherwise: float
+    decided_otherwise: float | None
     metrics: dict[str, float]
 
 
@@ -198,7 +199,7 @@ class _Comparison:
         found = score(self._rows)
         difference = np.abs(found - self._expected)
         ours, theirs = decided(found, self._kind.cut), decided(self._expected, self._kind.cut)
-        otherwise = 0.0 if ours is None or theirs is None else float((ours != theirs).mean())
+        otherwise = None if ours is None or theirs is None else float((ours != theirs).mean())
         measured = not self._kind.problem(self._labels)
         return Variant(
             file=file,

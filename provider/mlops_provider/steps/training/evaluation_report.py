@@ -124,7 +124,7 @@ def _metrics(evaluation: Evaluation, findings: Findings) -> str:
         rows.append(["champion", *(evaluation.champion.get(name) for name in names), gain])
     for one in findings.baselines:
         rows.append([one.name, *(one.metrics.get(name) for name in names), _interval(one.gain)])
-    return _table(["model", *names, f"gain of the candidate in {findings.metric}"], rows)
+    return _table(["model", *names, f"gain of the candidate in {findings.metric} (above 0 it is better)"], rows)
 
 
 def _slices(findings: Findings) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlops_provider.sections.objectives import larger_is_better
+from mlops_provider.steps.records import Interval
 
 Array = np.ndarray[Any, Any]
 Weighted = Callable[[Array], float]
@@ -125,15 +126,23 @@ def ndcg(relevance: Array, scores: Array, depth: int | None = None) -> float:
 
 
 def average_precision(relevance: Array, scores: Array) -> float:
-    """Average precision of one group, relevant is above 0; of rows of equal score the irrelevant ones come first.
+    """Average precision of one group, relevant is above 0; of rows of equal score what any order of them gives on average
+    (McSherry and Najork 2008).
 
     NaN if all or none are relevant.
     """
     relevant = relevance > 0
     if relevant.all() or not relevant.any():
         return float("nan")
-    hits = relevant[np.lexsort((relevant, -scores))]
-    return float((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
+    _, tied = np.unique(-scores, return_inverse=True)
+    rows, hits = np.bincount(tied), np.bincount(tied, relevant)
+    block = np.sort(tied)
+    rows_before, hits_before = (np.cumsum(count) - count for count in (rows, hits))
+    place = np.arange(len(block)) - rows_before[block]
+    # A relevant row at this place has, of those before it in its block, the share of the block's other relevant rows.
+    others = place * (hits[block] - 1) / np.maximum(rows[block] - 1, 1)
+    precision = (hits_before[block] + 1 + others) / (rows_before[block] + place + 1)
+    return float((hits[block] / rows[block] * precision).sum() / hits.sum())
 
 
 def by_group(function: Callable[[Array, Array], float], labels: Array, scores: Array) -> tuple[Array, Array]:
@@ -217,6 +226,12 @@ def bounds(values: Array, confidence: float) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def change(name: str, found: Interval) -> str:
+    """A gain for people, as what happened to the metric: of one that should be small, a gain lets it fall."""
+    low, high = (found.low, found.high) if sign(name) > 0 else (-found.high, -found.low)
+    return f"{name} {sign(name) * found.gain:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def sign(name: str) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.checks import Frozen
-from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import ConfigError, ConflictError
 from mlops_provider.ledger import Draft, Record
+from mlops_provider.modelcode import commits
 from mlops_provider.scorecard import render, scorecard
 from mlops_provider.steps import registry
 from mlops_provider.steps.records import Evaluation, ModelVersion, Package, Trained
@@ -60,7 +60,7 @@ def register(job: Job, arguments: RegisterArguments) -> Registered:
         existed = bool(registry.versions(mlflow, name, trained.fingerprint))
         if not existed:
             _log(job, mlflow, run_id, arguments, lineage, described)
-        tags = _tags(arguments, job.deployment)
+        tags = _tags(job, arguments)
 
         def create() -> object:
             source = f"{mlflow.get_run(run_id).info.artifact_uri}/model"
@@ -155,13 +155,15 @@ def _log(
     job: Job, mlflow: MlflowClient, run_id: str, arguments: RegisterArguments, lineage: Artifact, described: Artifact
 ) -> None:
     training, evaluation = with_params(job, arguments.trained.params).config.training, arguments.evaluation
-    for key, value in {**training.params, "rounds": training.rounds, "seed": training.seed}.items():
+    told = {"objective": training.objective, "rounds": training.rounds, "seed": training.seed}
+    for key, value in {**training.params, **told, "trees": arguments.trained.trees}.items():
         mlflow.log_param(run_id, key, value)
     for key, measured in evaluation.candidate.items():
         mlflow.log_metric(run_id, f"holdout_{key}", measured)
     if evaluation.interval:
         for bound in ("gain", "low", "high"):
-            mlflow.log_metric(run_id, f"{evaluation.metric}_gain_{bound}", getattr(evaluation.interval, bound))
+            name = f"{evaluation.metric}_gain" + ("" if bound == "gain" else f"_{bound}")
+            mlflow.log_metric(run_id, name, getattr(evaluation.interval, bound))
     with tempfile.TemporaryDirectory() as folder:
         mlflowmodel.save(job.storage, arguments.package, Path(folder, "model"))
         save_evaluation(job, Path(folder, "evaluation"), evaluation)
@@ -192,8 +194,8 @@ def _registered_model(mlflow: MlflowClient, name: str, job: Job) -> None:
         )
 
 
-def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str]:
-    trained = arguments.trained
+def _tags(job: Job, arguments: RegisterArguments) -> dict[str, str]:
+    trained, deployment = arguments.trained, job.deployment
     tags = {
         registry.FINGERPRINT: trained.fingerprint,
         "mlops.model_hash": trained.model_hash,
@@ -203,6 +205,8 @@ def _tags(arguments: RegisterArguments, deployment: Deployment) -> dict[str, str
         "mlops.holdout": trained.split.holdout,
         registry.ENVIRONMENT: deployment.environment,
     }
+    if packed_at := commits(arguments.package.code, job.storage):
+        tags["mlops.git"] = packed_at[0]
     return tags | ({"mlops.drill": trained.drill} if trained.drill else {})
 
 
@@ -225,7 +229,11 @@ def _lineage(job: Job, arguments: RegisterArguments) -> Artifact:
             "cutoff": split.cutoff.isoformat(),
             "rows": trained.rows,
         },
-        "code": job.model.ref.model_dump(mode="json") | {"code_hash": job.model.code_hash},
+        "code": {
+            **job.model.ref.model_dump(mode="json"),
+            "code_hash": job.model.code_hash,
+            "git": commits(job.model.ref, job.storage),
+        },
         "configuration": job.config.model_dump(mode="json"),
         "environment": trained.environment,
         "model_hash": trained.model_hash,

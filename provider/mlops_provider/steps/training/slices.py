@@ -78,6 +78,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def _measured(whole: Labelled, name: str, value: str, where: Array, scores: Array, rival: Array | None) -> SliceResult:
+    where = _uncut(whole.labels, where)
     rows = int(where.sum())
     if not rows:
         return SliceResult(slices=name, value=value, rows=0, blocks=0)
@@ -109,6 +110,11 @@ def _measured(whole: Labelled, name: str, value: str, where: Array, scores: Arra
         errors={metric: _spread(found[metric]) for metric in known},
         **gain,
     )
+
+
+def _uncut(labels: Array, where: Array) -> Array:
+    """The rows of a slice; of a ranking all rows of its groups, as half a group ranks otherwise."""
+    return where if labels.ndim == 1 else np.isin(labels[:, 1], labels[where, 1])
 
 
 def _spread(values: Array) -> float:

@@ -241,7 +241,7 @@ def _gain(job: Job, fold: Fold, winner: Trial, checks: list[Check]) -> Interval 
         checks.append(could_not_run(name, why))
         return None
     found = compare(job, fold.labels_later, fold.scores(job, winner.params), fold.scores(job, {}), blocks)
-    told = f"{found.gain:+.4f}, {found.confidence:.0%} interval [{found.low:+.4f}, {found.high:+.4f}] over {count} time blocks"
+    told = f"{metrics.change(settings.metric, found)}: {found.confidence:.0%} interval over {count} time blocks"
     checks.append(Check(name=name, passed=found.low > 0, value=found.low, threshold="lower bound above 0", detail=told))
     return found
 

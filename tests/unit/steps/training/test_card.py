@@ -48,7 +48,16 @@ def test_the_same_records_give_the_same_card(trained: World) -> None:
 def test_the_gain_over_the_champion_is_in_it(challenger: World) -> None:
     card = text(challenger.versions()[-1])
     assert "champion (version 1)" in card
-    assert "Gain in auc: " in card
+    assert "Gain in auc (above 0 this model is better): " in card
+
+
+def test_what_shaped_the_model_is_in_it(trained: World) -> None:
+    shaped = {"early_stopping": {"rounds": 3, "window": "4h"}, "weight": {"half_life": "6h"}, "rounds": 60}
+    card = text(train(trained, trained.configure(training=shaped)))
+    assert "- early stopping: log_loss " in card
+    assert "- weights: halved every 6h" in card
+    assert "rounds 60" in card
+    assert " trees" in card
 
 
 def test_the_team_speaks_in_it(trained: World) -> None:

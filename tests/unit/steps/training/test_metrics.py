@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from mlops_provider.steps.training.metrics import Array, bounds, measure, metric, resampled
+from mlops_provider.steps.records import Interval
+from mlops_provider.steps.training.metrics import Array, bounds, change, measure, metric, resampled
 
 PEERS = {"auc": roc_auc_score, "log_loss": log_loss, "brier": brier_score_loss}
 
@@ -129,3 +130,10 @@ def test_equal_seeds_draw_equally() -> None:
 def test_bounds_leave_out_both_tails(confidence: float) -> None:
     low, high = bounds(np.linspace(0, 1, 10_001), confidence)
     assert (low, high) == (pytest.approx((1 - confidence) / 2), pytest.approx((1 + confidence) / 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("auc", "auc +0.0300 [+0.0100, +0.0500]"), ("rmse", "rmse -0.0300 [-0.0500, -0.0100]")]
+)
+def test_a_gain_is_told_as_what_happened_to_the_metric(name: str, told: str) -> None:
+    assert change(name, Interval(gain=0.03, low=0.01, high=0.05, blocks=20, confidence=0.9)) == told

@@ -15,7 +15,8 @@ import pytest
 
 from mlops_provider import api, config
 from mlops_provider.exceptions import ConfigError, DataError
-from mlops_provider.steps.records import Evaluation, Measured
+from mlops_provider.steps.data.rows import learnable
+from mlops_provider.steps.records import Evaluation, FeatureVersion, Measured
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.training import train as train_step
@@ -213,12 +214,21 @@ def test_the_card_and_the_edge_variant_fit(lived: World, objective: str) -> None
     assert version.card is not None
     card = storage.fetch(version.card).decode()
     assert f"objective {objective}" in card
+    assert f"; {version_trees(lived, version)} trees" in card
+    variants = [line for line in card.splitlines() if line.startswith("| edge.")]
+    assert variants
+    assert all(("% |" in line) == (objective == "multiclass") for line in variants)
     assert ("low, middle, high" in card) == (objective == "multiclass")
     report = EdgeReport.model_validate_json(storage.fetch(version.package.files["edge.json"]))
     whole, small = report.variants
     assert whole.largest <= 1e-6
     assert small.trees == whole.trees // 2
     assert set(small.metrics) == set(config.load(lived.model).evaluation.metrics)
+
+
+def version_trees(world: World, version: Any) -> int:
+    lineage = world.deployment.storage.read_json(version.lineage.uri)
+    return int(lineage["training"]["trees"])
 
 
 def test_a_loaded_version_scores_and_explains(lived: World, objective: str) -> None:
@@ -230,10 +240,15 @@ def test_a_loaded_version_scores_and_explains(lived: World, objective: str) -> N
     assert told.raw == pytest.approx(sum(path.adds for path in told.paths))
     if objective == "multiclass":
         assert model.explain(frame, "low").score == pytest.approx(scores[0])
+        assert str(model.explain(frame, "low")).startswith("score of low ")
+        assert told.label == CLASSES[scores.argmax()]
         with pytest.raises(Exception, match="has no class 'tall'; it has low, middle, high"):
             model.explain(frame, "tall")
     else:
         assert told.score == pytest.approx(told.raw)
+        assert told.label == ""
+    with pytest.raises(DataError, match="takes numbers, as features.py builds them: could not convert string"):
+        model.score(frame.assign(a="text"))
 
 
 def test_the_same_comes_out_streamed_and_in_any_order(lived: World, objective: str) -> None:
@@ -284,6 +299,7 @@ def test_a_champion_that_predicts_something_else_is_not_compared(tmp_path: Path)
             r"the label 'class' has values that data\.label\.classes does not name, in 1 rows: 'huge'",
         ),
         ("regression", "outcome", np.inf, r"the label 'outcome' is infinite in 1 rows"),
+        ("regression", "outcome", -1e19, r"the label 'outcome' is beyond 1e\+18 in 1 rows, .* choose a larger unit"),
         (
             "lambdarank",
             "relevance",
@@ -312,6 +328,39 @@ def test_a_group_that_is_null_is_an_error(tmp_path: Path) -> None:
     world.rewrite(DAYS[0], "inputs", lambda f: f.assign(query=f["query"].where(f.index != 3)))
     with pytest.raises(DataError, match="the group 'query' is null in 1 rows"):
         call(world.job(), "build_features", work=world.work(DAYS[0]))
+
+
+def test_a_group_that_lightgbm_cannot_learn_is_named() -> None:
+    group = pd.Series(["few"] * 3 + ["many"] * 10_001)
+    with pytest.raises(
+        DataError, match="inputs.parquet: the group 'many' \\('query'\\) has 10001 rows, LightGBM ranks at most 10000"
+    ):
+        learnable(group, "query", "inputs.parquet")
+    learnable(group.iloc[:-1], "query", "inputs.parquet")
+
+
+def reordered() -> dict[str, Any]:
+    label = {**CHANGES["multiclass"]["data"]["label"], "classes": list(CLASSES[::-1])}
+    return {"label": label}
+
+
+def test_predictions_of_another_meaning_have_no_quality_under_this_one(tmp_path: Path) -> None:
+    """Neither numbers measured against other labels nor classes in another order, which have equally many columns."""
+    world = made(tmp_path, "multiclass")
+    world.loops().drain()
+    deliver(world, DAYS[3], what=("inputs",))
+    world.loops().score()
+    for kind, said in (
+        ("multiclass", "of other classes, or in another order: low, middle, high"),
+        ("regression", "those of the objective multiclass"),
+    ):
+        deliver(world, DAYS[3], what=("labels",))
+        configure(world, kind, **({"data": reordered()} if kind == "multiclass" else {}))
+        world.loops().ci()
+        data = FeatureVersion.model_validate(world.records("data")[-1].facts["data"])
+        found = call(world.job(), "quality", predictions=manifest(world.job(), DAYS[3]), data=data)
+        assert (found.metrics, found.verdict.outcome) == ({}, "error")
+        assert said in found.verdict.reason()
 
 
 @pytest.mark.parametrize(
@@ -361,8 +410,20 @@ def constant(objective: str, rows: int) -> Array:
         (
             "regression",
             {"evaluation": {"metric": "auc", "metrics": ["auc"]}},
-            "evaluation.metric: auc does not measure",
+            r"evaluation.metrics\[0\]: auc does not measure",
         ),
+        ("regression", {"evaluation": {"metric": "auc"}}, "evaluation"),
+        (
+            "regression",
+            {"evaluation": {"cut": 0.4}},
+            "evaluation.cut: decides yes or no, which the objective regression",
+        ),
+        (
+            "lambdarank",
+            {"evaluation": {"calibration": {"max_error": 0.1}}},
+            "max_error: scores of a ranking only order",
+        ),
+        ("multiclass", {"data": {"label": {"classes": [True, False]}}}, "YAML reads yes, no, on, off"),
         ("regression", {"evaluation": {"fairness": ["site"]}}, "evaluation.fairness: compares yes and no"),
         ("regression", {"training": {"params": {"scale_pos_weight": 2.0}}}, "params: scale_pos_weight: says nothing"),
         ("regression", {"gates": {"thresholds": {"rmse": {"max": -1}}}}, "is less than it can be"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -107,12 +109,19 @@ def test_average_precision_is_scikit_learns() -> None:
     assert metrics.measure(["map"], labels, scores)["map"] == pytest.approx(np.mean(each))
 
 
+def test_average_precision_of_equal_scores_is_that_of_any_order_of_them() -> None:
+    relevance, scores = np.array([1.0, 0, 2, 0, 0, 1]), np.array([3.0, 3, 2, 2, 2, 1])
+    orders = [np.array(order) for order in permutations(range(6)) if (np.diff(scores[list(order)]) <= 0).all()]
+    each = [average_precision_score(relevance[order] > 0, -np.arange(6.0)) for order in orders]
+    assert metrics.average_precision(relevance, scores) == pytest.approx(np.mean(each))
+
+
 def test_equal_scores_are_worth_no_more_than_chance_in_either_metric() -> None:
     labels = np.column_stack([[1.0, 0, 0, 0], np.zeros(4)])
     level, best = np.zeros(4), np.array([1.0, 0, 0, 0])
     chance = np.mean([1 / np.log2(place + 2) for place in range(4)])
     assert metrics.measure(["ndcg"], labels, level)["ndcg"] == pytest.approx(chance)
-    assert metrics.measure(["map"], labels, level)["map"] == 0.25
+    assert metrics.measure(["map"], labels, level)["map"] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1 / 4]))
     assert metrics.measure(["ndcg", "map"], labels, best) == {"ndcg": 1.0, "map": 1.0}
 
 

@@ -43,6 +43,7 @@ def complete(world: World, given: dict[str, Any]) -> None:
     assert run.info.status == "FINISHED"
     assert {"rounds", "seed", "num_leaves"} <= set(run.data.params)
     assert "holdout_auc" in run.data.metrics
+    assert (run.data.params["objective"], int(run.data.params["trees"])) == ("binary", int(run.data.params["rounds"]))
     assert {"model", "lineage.json", "evaluation.md"} <= {f.path for f in mlflow.list_artifacts(version.run_id)}
     (record,) = world.records("candidate")
     assert (record.version, record.facts["version"]["run_id"]) == (int(version.version), version.run_id)
@@ -54,6 +55,7 @@ def test_a_version_carries_its_lineage(registered: World) -> None:
     assert [data["partition"] for data in lineage["data"]["fit"]] == list(DAYS[:2])
     assert lineage["data"]["holdout"]["partition"] == DAYS[2]
     assert lineage["code"]["sha256"] == registered.job().model.ref.sha256
+    assert lineage["code"]["git"] == []
     assert lineage["model_hash"]
     assert lineage["environment"]["lightgbm"]
     (stored,) = versions(registered)

@@ -145,3 +145,10 @@ def test_the_inputs_of_a_quarantined_partition_are_those_that_were_accepted(chal
     assert len(rows) == len(given.rows)
     delivered = pd.read_parquet(challenger.file(DAYS[3], "inputs")).set_index("id")
     assert (rows["site"].to_numpy() == delivered.loc[given.rows["id"], "site"].to_numpy()).all()
+
+
+def test_a_slice_of_a_ranking_is_made_of_whole_groups() -> None:
+    labels = np.array([[1.0, 0], [0, 0], [2, 1], [0, 1], [1, 2]])
+    where = np.array([True, False, False, False, True])
+    assert slices._uncut(labels, where).tolist() == [True, True, False, False, True]
+    assert slices._uncut(labels[:, 0], where).tolist() == where.tolist()
