@@ -144,9 +144,13 @@ def _reason(outcome: str, verdict: Verdict, evaluation: Evaluation) -> str:
 
 
 def _refused(job: Job, found: Judged, *, again: bool) -> bool:
-    """Records a refusal; False if the champion is no longer the one that the candidate was compared with."""
+    """Records a refusal; False if the champion is no longer the one that the candidate was compared with.
+
+    If other candidates are refused meanwhile, the record is drawn up anew: what it says of those in a row must be true of the
+    place that it takes.
+    """
     against = found.evaluation.champion_version
-    while True:
+    for _ in range(10):
         before = job.ledger.records()
         if _champion(before) != against:
             return False
@@ -155,7 +159,6 @@ def _refused(job: Job, found: Judged, *, again: bool) -> bool:
             decided = decision_on(records, found.version)
             if decided and not again:
                 return decided
-            # What the record says of refusals in a row must be true of the place that it takes.
             if _champion(records) != against or diagnosis.row(records) != diagnosis.row(before):
                 raise ConflictError("the champion changed, or another candidate was refused")
             return None
@@ -167,6 +170,7 @@ def _refused(job: Job, found: Judged, *, again: bool) -> bool:
         if told := record.facts.get("diagnosis"):
             log.warning("%s", diagnosis.render(diagnosis.Diagnosis.model_validate(told)))
         return True
+    return False
 
 
 def _champion(records: tuple[Record, ...]) -> int | None:
