@@ -173,6 +173,12 @@ def test_a_release_that_is_rolled_back_after_the_span_has_failed(book: Book) -> 
     assert told(book, BEGIN + dt.timedelta(hours=150)).change_failure_rate == 1.0
 
 
+def test_a_rollback_before_the_span_has_no_time_to_restore_in_it(book: Book) -> None:
+    book.roll_back(2, left=3, hours=250)
+    assert told(book, BEGIN + dt.timedelta(hours=240)).restore.of == 1
+    assert told(book, BEGIN + dt.timedelta(hours=260)).restore.of == 0
+
+
 def test_since_before_the_ledger_began_adds_no_days(book: Book) -> None:
     assert told(book, BEGIN - dt.timedelta(days=900)).days == 60.0
 

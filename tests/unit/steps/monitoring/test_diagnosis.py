@@ -149,7 +149,7 @@ def test_drift_that_was_not_looked_at_or_not_computed_is_no_absence_of_drift(boo
 
 def test_label_coverage_is_that_of_the_data_at_the_time_of_the_refusal(book: Book) -> None:
     assert [one.label_coverage for one in found(book).refused] == [0.9, 0.9, 0.9]
-    book.data(DAYS[0], rows=100, labelled=10)
+    book.data(DAYS[2], rows=100, labelled=10)
     book.refuse(5, DAYS[3])
     assert [one.label_coverage for one in found(book).refused] == [0.9, 0.9, None]
     assert "rows with a label: not known" in render(found(book))
