@@ -233,7 +233,7 @@ def _unknown(
     if days is None:
         yield "release frequency: nothing has been decided yet"
     elif days < _PERIOD:
-        yield f"release frequency: {days:.1f} days are too few to tell a rate, {_PERIOD:.0f} are needed"
+        yield f"release frequency: {_told(days * 86_400)} are too few to tell a rate, {_PERIOD:.0f} days are needed"
     if not releases:
         yield "lead time and change failure rate: no version was promoted"
     if not decided:
@@ -244,9 +244,8 @@ def _unknown(
 
 def render(found: Stats) -> str:
     """The figures for a terminal."""
-    span = (
-        f"{found.begin:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC, {found.days:.1f} days" if found.begin else "-"
-    )
+    span = f"{found.begin:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC" if found.begin else "-"
+    span += "" if found.days is None else f", {_told(found.days * 86_400)}"
     rate, failure = found.releases_per_30_days, found.change_failure_rate
     promoted = f"{found.releases} promotions" + ("" if rate is None else f", {rate:.2g} in 30 days")
     failed = "-" if failure is None else f"{found.rolled_back} of {found.releases} releases rolled back ({failure:.0%})"
