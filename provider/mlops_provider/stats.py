@@ -265,7 +265,7 @@ def render(found: Stats) -> str:
 
 def _span(found: Durations, what: str) -> str:
     if found.median is None or found.longest is None:
-        return "-" if not found.of else f"not known of any of {found.of} {what}"
+        return "-" if not found.of else f"known of none of {found.of} {what}"
     told = f"median {_told(found.median)}, longest {_told(found.longest)} ({found.longest_of})"
     return f"{told}, of {found.count} of {found.of} {what}"
 
@@ -274,4 +274,4 @@ def _told(seconds: float) -> str:
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    return f"{seconds:.1f} seconds" if seconds >= 1 else f"{seconds:.2g} seconds"

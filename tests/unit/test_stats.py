@@ -247,4 +247,4 @@ def test_the_figures_for_a_terminal(book: Book) -> None:
     assert lines[3].endswith("1 of 3 releases rolled back (33%)")
     assert lines[4].endswith("2 of 5 candidates (40%)")
     assert lines[5].endswith("median 7.8 days, longest 7.8 days (version 3), of 1 of 1 rollbacks")
-    assert lines[6].endswith("not known of any of 1 rollbacks")
+    assert lines[6].endswith("known of none of 1 rollbacks")
