@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
     status = command("status", _status, "what the loops decided about a model so far")
     _model_options(status)
+    why = command("why", _why, "tell the last decision to retrain, and what came of it, in a paragraph")
+    _model_options(why)
+    why.add_argument("--partition", help="the last decision on this partition instead")
+    stats = command("stats", _stats, "release frequency, lead time, failed and refused releases, time to restore")
+    _model_options(stats)
+    stats.add_argument("--since", metavar="DATE", help="look at what was decided from then on, such as 2026-01-31")
     versions = command("versions", _versions, "data versions of a model, and which model versions saw them")
     _model_options(versions)
     versions.add_argument("--of", metavar="PARTITION", help="of one partition only")
@@ -286,6 +292,25 @@ def _status(options: Any) -> int:
     return 1 if faults else 0
 
 
+def _why(options: Any) -> int:
+    from mlops_provider import why
+
+    job = _job(options, from_environment())
+    return _shown(options, why.why(job.config.name, job.ledger.records(), options.partition), why.render)
+
+
+def _stats(options: Any) -> int:
+    from mlops_provider import stats
+
+    job, since = _job(options, from_environment()), stats.moment(options.since)
+    return _shown(options, stats.stats(job.config.name, job.ledger.records(), since=since), stats.render)
+
+
+def _shown(options: Any, found: Any, render: Callable[[Any], str]) -> int:
+    print(found.model_dump_json(indent=1) if options.json else render(found))
+    return 0
+
+
 def _versions(options: Any) -> int:
     from mlops_provider.steps.data import versions
 
@@ -320,17 +345,14 @@ def _gc(options: Any) -> int:
 def _scorecard(options: Any) -> int:
     from mlops_provider import scorecard
 
-    card = scorecard.scorecard(_job(options, from_environment()))
-    print(card.model_dump_json(indent=1) if options.json else scorecard.render(card))
-    return 0
+    return _shown(options, scorecard.scorecard(_job(options, from_environment())), scorecard.render)
 
 
 def _diff(options: Any) -> int:
     from mlops_provider import diff
 
     found = diff.difference(options.model, options.first, options.second, from_environment())
-    print(found.model_dump_json(indent=1) if options.json else diff.render(found))
-    return 0
+    return _shown(options, found, diff.render)
 
 
 def _validate(options: Any) -> int:
@@ -351,30 +373,17 @@ def _schema(options: Any) -> int:
 
 
 def _suite_init(options: Any) -> int:
-    from mlops_provider.steps.data.propose import propose
+    from mlops_provider.steps.data.propose import propose, write
 
     job = _job(options, from_environment())
     partition, suite = propose(job, options.which, options.partition)
     text = json.dumps(suite, indent=2) + "\n"
-    path = _written(options, job, text) if options.write else None
+    path = write(job, options.which, Path(options.include, "models", options.model), text) if options.write else None
     if options.json:
         print(json.dumps({"partition": partition, "suite": suite, "written": str(path) if path else None}, indent=1))
     else:
         print(f"{path}: {len(suite['expectations'])} expectations" if path else text, end="\n" if path else "")
     return 0
-
-
-def _written(options: Any, job: Job, text: str) -> Path:
-    path = Path(options.include, "models", options.model, getattr(job.config.data.suites, options.which))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise RequestError(
-            f"{path} is there already and is not replaced; leave out --write to see a proposal"
-        ) from error
-    return path
 
 
 def _told(label: str, outcome: Outcome) -> str:

@@ -9,6 +9,8 @@ from mlops_provider.checks import Frozen
 from mlops_provider.ledger import Record, champion, last
 from mlops_provider.loops import known_drift
 from mlops_provider.steps import plan
+from mlops_provider.steps.monitoring import diagnosis
+from mlops_provider.steps.monitoring.diagnosis import Diagnosis
 from mlops_provider.steps.records import ModelVersion
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.step import Job
@@ -42,6 +44,7 @@ class Story(Frozen):
 
     :param drills: outcome of each drill by version.
     :param champion: the version that is champion now; `rollback` says why, if it is so by a rollback.
+    :param diagnosis: of three and more candidates refused in a row by now.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Story(Frozen):
     drills: dict[int, str] = {}
     champion: int | None = None
     rollback: str = ""
+    diagnosis: Diagnosis | None = None
 
 
 def story(job: Job) -> Story:
@@ -67,6 +71,7 @@ def story(job: Job) -> Story:
         drills=drills,
         champion=now.version if now else None,
         rollback=now.reason if now and now.kind == "rollback" else "",
+        diagnosis=diagnosis.diagnosis(state.records),
     )
 
 
@@ -135,7 +140,9 @@ def render(told: Story) -> str:
     rows = [_cells(line) for line in told.lines]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head) - 1)]
     table = "\n".join(_aligned(row, widths) for row in [head, tuple("-" * w for w in (*widths, 3)), *rows])
-    return f"{table}\n\nChampion now: v{told.champion}, by a rollback {told.rollback}" if told.rollback else table
+    below = [f"Champion now: v{told.champion}, by a rollback {told.rollback}"] if told.rollback else []
+    below += [diagnosis.render(told.diagnosis)] if told.diagnosis else []
+    return "\n\n".join([table, *below])
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -368,7 +368,41 @@ def test_status_without_a_deployment_says_what_to_set(
     assert (done.status, done.json["error"]) == (2, "ConfigError")
 
 
-@pytest.mark.parametrize("command", ["run", "lap", "status", "validate", "schema"])
+# mlops why, mlops stats
+
+
+def test_why_tells_the_last_decision_and_that_of_a_partition(mlops: Terminal, at_home: World) -> None:
+    command = ("why", "--model", "tiny", "--include", at_home.include)
+    done = mlops(*command)
+    assert done.status == 0
+    assert f"test decided to train a candidate on partition {DAYS[4]}" in done.out
+    assert "version 3 was refused" in done.out
+    told = mlops(*command, "--partition", DAYS[0], "--json").json
+    assert (told["partition"], told["outcome"], told["came_of_it"][0]["state"]) == (DAYS[0], "wait", "nothing")
+
+
+def test_why_of_a_partition_without_a_decision_says_which_there_are(mlops: Terminal, at_home: World) -> None:
+    done = mlops("why", "--model", "tiny", "--include", at_home.include, "--partition", "2013-01-01", "--json")
+    assert (done.status, done.json["error"]) == (2, "RequestError")
+    assert f"{DAYS[0]} to {DAYS[4]}" in done.json["message"]
+
+
+def test_stats_tells_the_figures_of_the_ledger(mlops: Terminal, at_home: World) -> None:
+    command = ("stats", "--model", "tiny", "--include", at_home.include)
+    told = mlops(*command, "--json").json
+    assert (told["releases"], told["refused"], told["decided"], told["lead_time"]["count"]) == (2, 1, 3, 2)
+    assert (told["releases_per_30_days"], told["restore"]["median"]) == (None, None)
+    assert "1 of 3 candidates (33%)" in mlops(*command).out
+
+
+@pytest.mark.parametrize(("since", "words"), [("tomorrow", "is no date"), ("2999-01-01", "lies in the future")])
+def test_stats_refuses_a_date_that_is_none(mlops: Terminal, at_home: World, since: str, words: str) -> None:
+    done = mlops("stats", "--model", "tiny", "--include", at_home.include, "--since", since)
+    assert done.status == 2
+    assert words in done.err
+
+
+@pytest.mark.parametrize("command", ["run", "lap", "status", "why", "stats", "validate", "schema"])
 def test_every_command_has_json(mlops: Terminal, command: str) -> None:
     assert "--json" in mlops(command, "--help").out
 

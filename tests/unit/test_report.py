@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mlops_provider import report
+from mlops_provider.ledger import Draft
 from mlops_provider.report import Line, Story
 from mlops_provider.steps.scoring.predictions import committed, manifest
 from tests.support.tiny import DAYS, World, call, train
@@ -88,6 +89,22 @@ def test_a_rollback_is_told(lapped: World) -> None:
     found = report.story(lapped.job())
     assert (found.champion, found.rollback) == (1, "from version 2 to 1: complaints")
     assert report.render(found).endswith("Champion now: v1, by a rollback from version 2 to 1: complaints")
+
+
+def test_three_refusals_in_a_row_are_diagnosed_below_the_table(lapped: World) -> None:
+    job = lapped.job()
+    assert report.story(job).diagnosis is None
+    candidate, refusal = (r for r in job.ledger.records() if r.version == 3)
+    for version in (90, 91):
+        for record in (candidate, refusal):
+            facts = record.facts | {"version": candidate.facts["version"] | {"version": version}}
+            draft = {name: getattr(record, name) for name in Draft.model_fields}
+            job.ledger.append(Draft(**{**draft, "version": version, "facts": facts}), actor="test")
+    found = report.story(job)
+    assert found.diagnosis is not None
+    assert [one.version for one in found.diagnosis.refused] == [3, 90, 91]
+    assert "\n\n3 candidates in a row were refused: the data" in report.render(found)
+    assert json.loads(json.dumps(report.as_json(found, [])))["diagnosis"]["count"] == 3
 
 
 def test_an_undecided_delivery_is_told(champion: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -42,6 +43,23 @@ def propose(job: Job, which: Suite, partition: str | None = None) -> tuple[str, 
         "expectations": list(_expectations(job, _table(job, state, which, chosen), chosen)),
         "meta": {"notes": f"Proposed from {chosen}. Edit it: what was true of one partition need not be right."},
     }
+
+
+def write(job: Job, which: Suite, directory: Path, text: str) -> Path:
+    """Writes a suite where model.yaml names it, in the model's directory; never over a file.
+
+    :raises RequestError: if there is one.
+    """
+    path = Path(directory, getattr(job.config.data.suites, which))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RequestError(
+            f"{path} is there already and is not replaced; leave out --write to see a proposal"
+        ) from error
+    return path
 
 
 def _table(job: Job, state: plan.State, which: Suite, partition: str) -> Artifact:

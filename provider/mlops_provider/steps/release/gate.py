@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from mlops_provider.checks import Check, Frozen, Verdict, could_not_run
 from mlops_provider.exceptions import ConflictError
 from mlops_provider.ledger import Draft, Record, champion, decision_on
 from mlops_provider.sections import Bounds
+from mlops_provider.steps.monitoring import diagnosis
 from mlops_provider.steps.records import Evaluation, Judged, ModelVersion
 from mlops_provider.steps.release.code_checks import code_checks, run_tests
 from mlops_provider.steps.release.group_checks import group_checks
@@ -14,6 +17,8 @@ from mlops_provider.steps.training.evaluate import EvaluateArguments, evaluate
 from mlops_provider.steps.training.golden import replay_golden
 from mlops_provider.steps.training.latency import limits
 from mlops_provider.steps.training.metrics import change
+
+log = logging.getLogger("mlops_provider")
 
 
 class GateArguments(Frozen):
@@ -26,6 +31,8 @@ class GateArguments(Frozen):
 @step("gate", arguments=GateArguments, result=Judged, cached=False)
 def gate(job: Job, arguments: GateArguments) -> Judged:
     """Judges a candidate against the champion of this moment. A refusal is recorded here; a promotion is only proposed.
+
+    From the third refusal in a row on, the record holds the diagnosis (steps/monitoring/diagnosis.py), and the log warns.
 
     The first model ever has no champion to beat: it must meet the absolute thresholds and package exactly. Its own tests
     are run here if nobody ran them before.
@@ -137,28 +144,51 @@ def _reason(outcome: str, verdict: Verdict, evaluation: Evaluation) -> str:
 
 
 def _refused(job: Job, found: Judged, *, again: bool) -> bool:
-    """Records a refusal; False if the champion is no longer the one that the candidate was compared with."""
+    """Records a refusal; False if the champion is no longer the one that the candidate was compared with.
+
+    If other candidates are refused meanwhile, the record is drawn up anew: what it says of those in a row must be true of the
+    place that it takes.
+    """
     against = found.evaluation.champion_version
+    for _ in range(10):
+        before = job.ledger.records()
+        if _champion(before) != against:
+            return False
+
+        def guard(records: tuple[Record, ...], before: tuple[Record, ...] = before) -> Record | None:
+            decided = decision_on(records, found.version)
+            if decided and not again:
+                return decided
+            if _champion(records) != against or diagnosis.row(records) != diagnosis.row(before):
+                raise ConflictError("the champion changed, or another candidate was refused")
+            return None
+
+        try:
+            record, _ = job.ledger.append(_refusal(found, before), actor=job.deployment.actor, guard=guard)
+        except ConflictError:
+            continue
+        if told := record.facts.get("diagnosis"):
+            log.warning("%s", diagnosis.render(diagnosis.Diagnosis.model_validate(told)))
+        return True
+    return False
+
+
+def _champion(records: tuple[Record, ...]) -> int | None:
+    now = champion(records)
+    return now.version if now else None
+
+
+def _refusal(found: Judged, records: tuple[Record, ...]) -> Draft:
+    """The refusal; with the diagnosis, if it is at least the third in a row."""
     draft = Draft(
         kind="refusal",
         partition=found.evaluation.partition,
         version=found.version,
         outcome=found.outcome,
         reason=found.reason,
-        facts={"champion": against, "judged": found.model_dump(mode="json")},
+        facts={"champion": found.evaluation.champion_version, "judged": found.model_dump(mode="json")},
     )
-
-    def guard(records: tuple[Record, ...]) -> Record | None:
-        decided = decision_on(records, found.version)
-        if decided and not again:
-            return decided
-        now = champion(records)
-        if (now.version if now else None) != against:
-            raise ConflictError("the champion changed")
-        return None
-
-    try:
-        job.ledger.append(draft, actor=job.deployment.actor, guard=guard)
-    except ConflictError:
-        return False
-    return True
+    told = diagnosis.diagnosis(records, draft)
+    return (
+        draft.model_copy(update={"facts": draft.facts | {"diagnosis": told.model_dump(mode="json")}}) if told else draft
+    )

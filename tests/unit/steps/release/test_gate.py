@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from mlops_provider.checks import Verdict, could_not_run
-from mlops_provider.ledger import Ledger, Record
+from mlops_provider.checks import Check, Verdict, could_not_run
+from mlops_provider.ledger import Draft, Ledger, Record
 from mlops_provider.sections import Bounds
 from mlops_provider.steps import plan
+from mlops_provider.steps.monitoring.diagnosis import Diagnosis
 from mlops_provider.steps.records import Evaluation, Interval, Judged, ModelVersion
 from mlops_provider.steps.release import gate as gates
 from mlops_provider.steps.release.gate import bounded, judge, present_champion
@@ -191,6 +192,67 @@ def test_a_champion_that_changes_while_it_is_judged_is_compared_with(
     monkeypatch.setattr(Ledger, "append", late)
     assert call(job, "gate", version=candidate).evaluation.champion_version == 7
     assert refusals(challenger)[-1].facts["champion"] == 7
+
+
+def refused_before(world: World, *versions: int) -> None:
+    """Other candidates that the gate refused for want of a proven gain, in the ledger alone."""
+    checks = (Check(name="auc_gain", passed=False), Check(name="auc", passed=True))
+    verdict = Verdict(subject="another", checks=checks).model_dump(mode="json")
+    for version in versions:
+        draft = Draft(
+            kind="refusal",
+            partition=DAYS[3],
+            version=version,
+            outcome="no_proven_gain",
+            reason="by hand",
+            facts={"judged": {"verdict": verdict}},
+        )
+        world.job().ledger.append(draft, actor="another")
+
+
+def test_the_third_refusal_in_a_row_says_that_the_data_wants_work(
+    challenger: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused_before(challenger, 90, 91)
+    candidate = challenger.versions()[1]
+    gated(challenger, candidate, gates={"min_gain": 0.2})
+    told = Diagnosis.model_validate(refusals(challenger)[-1].facts["diagnosis"])
+    assert [one.version for one in told.refused] == [90, 91, candidate.version]
+    assert told.failed_in_all == ("auc_gain",)
+    assert told.refused[-1].label_coverage == 0.97
+    assert told.refused[-1].champion_missed == ()
+    assert told.drift_known == (DAYS[3],)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("the data, not the model, wants work" in message for message in warned)
+
+
+def test_the_second_refusal_in_a_row_says_nothing_of_the_kind(challenger: World) -> None:
+    refused_before(challenger, 90)
+    gated(challenger, challenger.versions()[1], gates={"min_gain": 0.2})
+    assert "diagnosis" not in refusals(challenger)[-1].facts
+
+
+def test_a_drill_is_no_third_refusal(challenger: World) -> None:
+    refused_before(challenger, 90, 91)
+    drill = train(challenger, challenger.job(), DAYS[3], drill="shuffled_labels")
+    assert not gated(challenger, drill).promote
+    assert "diagnosis" not in refusals(challenger)[-1].facts
+
+
+def test_a_refusal_of_another_meanwhile_is_counted_in(challenger: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused_before(challenger, 90)
+    append, others = Ledger.append, [91]
+
+    def late(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        if others:
+            refused_before(challenger, others.pop())
+        return append(self, *args, **kwargs)
+
+    job = challenger.configure(gates={"min_gain": 0.2})
+    monkeypatch.setattr(Ledger, "append", late)
+    call(job, "gate", version=challenger.versions()[1])
+    assert [record.version for record in refusals(challenger)] == [90, 91, 2]
+    assert [one["version"] for one in refusals(challenger)[-1].facts["diagnosis"]["refused"]] == [90, 91, 2]
 
 
 def test_the_champion_is_the_ledgers(champion: World) -> None:
