@@ -31,7 +31,14 @@ def queried(
         raise ConfigError(
             f"connection {conn_id!r} is no SQL connection: its hook {type(hook).__name__} is no DbApiHook"
         )
-    return hook.run(sql, parameters=parameters or None, handler=lambda cursor: _table(cursor, columns, conn_id))
+    found: list[pa.Table] = []
+
+    def handler(cursor: Any) -> list[Any]:
+        found.append(_table(cursor, columns, conn_id))
+        return []  # what is returned some hooks take apart, row by row
+
+    hook.run(sql, parameters=parameters or None, handler=handler)
+    return found[0]
 
 
 def _table(cursor: Any, columns: Sequence[str], conn_id: str) -> pa.Table:

@@ -327,7 +327,9 @@ def _flat(design: Design, arms: list[pd.Series[float]]) -> str:
     """Why there is nothing to reckon with; empty if there is."""
     import numpy as np
 
-    if not all(np.isfinite(arm.var()) for arm in arms):
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = all(np.isfinite(arm.var()) for arm in arms)
+    if not finite:
         return "the values are too large to add up"
     constant = [arm.min() == arm.max() for arm in arms]
     if all(constant) or (any(constant) and design.asked.metric.kind == "mean"):
