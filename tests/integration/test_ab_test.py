@@ -186,6 +186,11 @@ def test_a_connection_to_no_database_is_refused(monkeypatch: pytest.MonkeyPatch)
         sql.queried("mail", QUERY, None, [])
 
 
+def test_personal_data_is_not_written_under_the_artifact_root(tiny: House, waits: list[dt.datetime]) -> None:
+    write_model(tiny.include, data={"pii": ["customer"]})
+    assert "data.pii names customer" in ran(tiny, sql=QUERY, conn_id="warehouse").said()
+
+
 def test_what_has_no_verdict_fails_at_once_and_says_why(tiny: House, waits: list[dt.datetime]) -> None:
     run = ran(tiny, outcomes=deliver(tiny, outcomes().head(100)))
     assert run.state == "failed"

@@ -194,6 +194,11 @@ class ABTestOperator(StepOperator):
         job, asked = self.job(context), design.asked
         if standing(job, asked.name):
             return None
+        if marked := sorted(set(columns(design)) & set(job.config.data.pii)):
+            raise RequestError(
+                f"data.pii names {', '.join(marked)}, and what a query gives is written under the artifact root: let it "
+                "give a hash, and serve by that too"
+            )
         found = queried(self.conn_id, self.sql, self.parameters, columns(design))
         return tables.write(job.storage, job.under("ab_tests", asked.name, "outcomes"), found).model_dump(mode="json")
 

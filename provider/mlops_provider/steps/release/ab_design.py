@@ -40,6 +40,8 @@ Chance = Annotated[float, Field(gt=0, lt=1)]
 
 
 def _numbered(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be the number of a version or a name")
     return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 

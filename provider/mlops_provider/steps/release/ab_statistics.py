@@ -68,7 +68,7 @@ def needed(question: Question, effect: float) -> Sizes:
     total = _least(lambda n: power_of(question, effect, n * (1 - share), n * share) >= question.power, 4)
     if total is None:
         raise ValueError(f"no number of entities shows a difference of {effect:g} from {question.mean:g}")
-    return Sizes(control=math.ceil(total * (1 - share)), treatment=math.ceil(total * share))
+    return Sizes(control=max(2, math.ceil(total * (1 - share))), treatment=max(2, math.ceil(total * share)))
 
 
 def total_for(sizes: Sizes, share: float) -> int:

@@ -189,6 +189,8 @@ def test_versions_by_number_must_be_registered(job: Job) -> None:
         ({"name": "../other"}, "name"),
         ({"salt": "a:b"}, "salt"),
         ({"treatment": "a|b"}, "treatment"),
+        ({"treatment": True}, "must be the number of a version or a name"),
+        ({"control": 0}, "control"),
         ({"entity": "spent"}, "columns of their own"),
         ({"arm": "customer"}, "columns of their own"),
         ({"baseline": None}, "give baseline, or past"),
