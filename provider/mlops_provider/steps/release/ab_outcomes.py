@@ -50,7 +50,7 @@ class Metric(Frozen):
     @property
     def function(self) -> str:
         """What pandas calls the aggregate."""
-        return {"any": "max"}.get(self.aggregate or "", self.aggregate or ("mean" if self.kind == "mean" else "max"))
+        return "max" if self.kind == "proportion" else self.aggregate or "mean"
 
 
 def read(job: Job, given: str | Artifact, columns: list[str]) -> tuple[Artifact, Any]:

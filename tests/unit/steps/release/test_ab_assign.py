@@ -59,6 +59,12 @@ def test_the_arms_are_those_that_others_were_told() -> None:
     assert arms == ["control", "control", "control", "treatment", "control", "treatment"]
 
 
+def test_an_entity_gets_the_treatment_from_its_own_fraction_on() -> None:
+    fraction = 0.2971482418252187  # of c-4, by sha256sum
+    assert assign("c-4", "order_returns.new_model", fraction) == "control"
+    assert assign("c-4", "order_returns.new_model", np.nextafter(fraction, 1)) == "treatment"
+
+
 def test_another_process_assigns_the_same() -> None:
     script = """
 import json, sys

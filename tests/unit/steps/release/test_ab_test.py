@@ -354,8 +354,9 @@ def test_many_rows_of_few_entities_prove_nothing(trial: Any) -> None:
     assert found.control.entities + found.treatment.entities == ENTITIES
 
 
-def test_one_event_of_an_entity_counts_once(trial: Any) -> None:
-    one = trial(**BOUGHT)
+@pytest.mark.parametrize("aggregate", [None, "any"])
+def test_one_event_of_an_entity_counts_once(trial: Any, aggregate: str | None) -> None:
+    one = trial(**{**BOUGHT, "metric": {**BOUGHT["metric"], "aggregate": aggregate}})
     frame = one.outcomes(0.3)
     found = one.judged(pd.concat([frame, frame.assign(bought=False), frame]))
     assert found.treatment.mean == pytest.approx(frame.loc[frame["variant"] == "new", "bought"].mean())
