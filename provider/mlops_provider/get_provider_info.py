@@ -26,7 +26,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {
                 "integration-name": "MLOps",
-                "python-modules": [f"mlops_provider.hooks.{name}" for name in ("aws", "dvc", "mlflow")],
+                "python-modules": [f"mlops_provider.hooks.{name}" for name in ("aws", "dvc", "mlflow", "sql")],
             }
         ],
         "sensors": [{"integration-name": "MLOps", "python-modules": _modules("sensors")}],

@@ -38,6 +38,7 @@ HEAVY = {
     "optuna",
     "pandas",
     "pyarrow",
+    "scipy",
     "sklearn",
 }
 

@@ -13,14 +13,13 @@ from airflow.sdk import DAG, ObjectStoragePath
 
 from mlops_provider.deployment import Deployment
 from mlops_provider.exceptions import ConfigError
-from mlops_provider.operators import data as operators
-from mlops_provider.operators.base import apart
+from mlops_provider.operators import base as operators
+from mlops_provider.operators.base import apart, with_access
 from mlops_provider.operators.data import (
     BuildFeaturesOperator,
     CheckoutDataOperator,
     SnapshotDataOperator,
     ValidateDataOperator,
-    _reaching,
 )
 from mlops_provider.storage import Storage
 from tests.integration.house import House, deliver_tiny
@@ -113,7 +112,7 @@ def test_credentials_are_those_for_what_a_result_names(monkeypatch: pytest.Monke
     monkeypatch.setattr(operators, "reaching", lambda uri, conn_id: asked.append(uri) or {})
     place = Deployment(artifact_root="/artifacts", data_root="/data", tracking_uri="", actor="")
     result = {"verdict": {}, "accepted": None, "dataset": {"uri": "s3://shop/orders"}}
-    operators._reaching(place, result, "s3://shop/suite.json", None)
+    with_access(place, result, "s3://shop/suite.json", None)
     assert asked == ["s3://shop/orders", "s3://shop/suite.json"]
 
 
@@ -173,7 +172,7 @@ def test_two_connections_to_one_kind_of_storage_are_refused(monkeypatch: pytest.
             f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "aws", "login": name, "password": "x"})
         )
     with pytest.raises(ConfigError, match=r"another connection than 'two' is in use for s3://"):
-        _reaching(Deployment(artifact_root="/a", data_root="/d"), "s3://one@bucket/a.csv", "s3://two@bucket/b.csv")
+        with_access(Deployment(artifact_root="/a", data_root="/d"), "s3://one@bucket/a.csv", "s3://two@bucket/b.csv")
 
 
 @pytest.mark.parametrize(

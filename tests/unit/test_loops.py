@@ -105,6 +105,8 @@ _NOT_IN_A_LAP = {
     "refuse_data",
     "refuse_scoring",
     "rollback",
+    "design_ab_test",
+    "ab_test",
     "checkout",
     "collect_garbage",
     "resolve_code",

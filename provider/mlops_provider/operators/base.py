@@ -140,6 +140,34 @@ def reaching(uri: str, conn_id: str) -> dict[str, dict[str, Any]]:
     return storage_options(uri, aws_conn_id=conn_id or None)
 
 
+def with_access(found: Deployment, *given: Any) -> Deployment:
+    """The deployment with the credentials for URIs that may lie elsewhere.
+
+    :raises ConfigError: if URIs on one kind of storage name different connections.
+    """
+    known = dict(found.storage_options)
+    for value in given:
+        named = table_of(value) if isinstance(value, dict) else value
+        uri, conn_id = apart(named["uri"] if isinstance(named, dict) else named)
+        if not isinstance(uri, str):
+            continue
+        for protocol, options in reaching(uri, conn_id).items():
+            if conn_id and known.get(protocol, options) != options:
+                raise ConfigError(
+                    f"{uri}: another connection than {conn_id!r} is in use for {protocol}:// in this task, and there can be "
+                    "but one: name it for all, or copy the data first"
+                )
+            known.setdefault(protocol, options)
+    return found.model_copy(update={"storage_options": known})
+
+
+def table_of(value: Any) -> Any:
+    """What a result names as its table: the accepted rows, the table that it built, what it judged, or the value itself."""
+    if isinstance(value, dict) and "uri" not in value:
+        return value.get("accepted") or value.get("table") or value.get("dataset")
+    return apart(value)[0] or None
+
+
 class StepOperator(BaseOperator):
     """Runs one step. Every step has an operator of its own; this is their base, and runs steps of your own naming.
 

@@ -10,9 +10,9 @@ from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mlops_provider.deployment import Deployment
-from mlops_provider.exceptions import ConfigError, DataError, Refused, RequestError
+from mlops_provider.exceptions import DataError, Refused, RequestError
 from mlops_provider.links import REPORT, ValidationReportLink, report_address
-from mlops_provider.operators.base import StepOperator, apart, reaching
+from mlops_provider.operators.base import StepOperator, apart, table_of, with_access
 
 if TYPE_CHECKING:
     from mlops_provider.steps.step import Outcome
@@ -112,7 +112,7 @@ class ValidateDataOperator(_JudgingOperator):
         self.dataset = dataset
 
     def run(self, context: Context) -> Any:
-        dataset = _table(self.whole(self.built if self.dataset is None else self.dataset))
+        dataset = table_of(self.whole(self.built if self.dataset is None else self.dataset))
         if self.work is not None and not isinstance(dataset, str):
             return self.judge(context, "validate", {"suite": self.suite, "dataset": dataset})
         if dataset is None:
@@ -126,7 +126,7 @@ class ValidateDataOperator(_JudgingOperator):
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the dataset and the suite need where they lie elsewhere."""
-        return _reaching(super().place(context), self.whole(self.dataset), self.suite)
+        return with_access(super().place(context), self.whole(self.dataset), self.suite)
 
 
 class BuildFeaturesOperator(_JudgingOperator):
@@ -233,7 +233,7 @@ class SnapshotDataOperator(_JudgingOperator):
         return result
 
     def _any(self, context: Context, validated: list[dict[str, Any]]) -> Any:
-        dataset = _table(self.whole(self.dataset))
+        dataset = table_of(self.whole(self.dataset))
         if not dataset:
             raise RequestError(f"{self.task_id}: dataset names no table, there is nothing to version")
         if not all("dataset" in result for result in validated):
@@ -247,7 +247,7 @@ class SnapshotDataOperator(_JudgingOperator):
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the dataset needs where it lies elsewhere."""
-        return _reaching(super().place(context), self.whole(self.dataset))
+        return with_access(super().place(context), self.whole(self.dataset))
 
 
 class CheckoutDataOperator(StepOperator):
@@ -303,35 +303,7 @@ class CheckoutDataOperator(StepOperator):
 
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the target needs where it lies elsewhere."""
-        return _reaching(super().place(context), self.target)
-
-
-def _reaching(found: Deployment, *given: Any) -> Deployment:
-    """The deployment with the credentials for URIs that may lie elsewhere.
-
-    :raises ConfigError: if URIs on one kind of storage name different connections.
-    """
-    known = dict(found.storage_options)
-    for value in given:
-        named = _table(value) if isinstance(value, dict) else value
-        uri, conn_id = apart(named["uri"] if isinstance(named, dict) else named)
-        if not isinstance(uri, str):
-            continue
-        for protocol, options in reaching(uri, conn_id).items():
-            if conn_id and known.get(protocol, options) != options:
-                raise ConfigError(
-                    f"{uri}: another connection than {conn_id!r} is in use for {protocol}:// in this task, and there can be "
-                    "but one: name it for all, or copy the data first"
-                )
-            known.setdefault(protocol, options)
-    return found.model_copy(update={"storage_options": known})
-
-
-def _table(value: Any) -> Any:
-    """What a result names as its table: the accepted rows, the table that it built, what it judged, or the value itself."""
-    if isinstance(value, dict) and "uri" not in value:
-        return value.get("accepted") or value.get("table") or value.get("dataset")
-    return apart(value)[0] or None
+        return with_access(super().place(context), self.target)
 
 
 def _require(verdict: dict[str, Any]) -> None:

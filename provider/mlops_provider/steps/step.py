@@ -59,6 +59,8 @@ STEPS = {
     "gate": "release.gate",
     "promote": "release.promote",
     "rollback": "release.promote",
+    "design_ab_test": "release.ab_design",
+    "ab_test": "release.ab_test",
     "score": "scoring.score",
     "refuse_scoring": "scoring.score",
     "drift": "monitoring.drift",
@@ -97,6 +99,7 @@ _EXTRAS = {
     "s3fs": "amazon",
     "pyspark": "spark",
     "fairlearn": "fairness",
+    "scipy": "ab-test",
 }
 
 
