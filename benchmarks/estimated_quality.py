@@ -44,7 +44,9 @@ def predicted(at_work: Job) -> pd.DataFrame:
         told = snapshot.read(at_work, state.accepted[found.partition], [data.key, "label"]).to_pandas()
         frames.append(made.merge(told, on=data.key).assign(version=found.version, holdout=False))
     for number in {found.version for found in scored}:
-        work = estimates.EstimateWork(predictions=scored[0], version=versions[number])
+        work = estimates.EstimateWork(
+            predictions=scored[0], package=versions[number].package, split=versions[number].split
+        )
         labels, scores, _ = estimates.known_rows(at_work, work)
         times = snapshot.read(at_work, state.accepted[versions[number].seen_until]).to_pandas().dropna(subset="label")
         frame = pd.DataFrame({"score": scores, "label": labels, data.event_time: times[data.event_time].to_numpy()})

@@ -63,7 +63,7 @@ def estimate(job: Job, arguments: EstimateArguments) -> Estimated:
         partition=found.partition,
         version=found.version,
         metrics=values,
-        calibrated_on=(work.version.seen_until, *(one.predictions.partition for one in work.basis)),
+        calibrated_on=(work.split.holdout, *(one.predictions.partition for one in work.basis)),
         rows=len(labels),
         assumes=ASSUMES,
         trusted=work.trusted,
@@ -88,10 +88,10 @@ def _values(job: Job, work: EstimateWork, basis: tuple[Array, Array, Array]) -> 
 
 def known_rows(job: Job, work: EstimateWork) -> tuple[Array, Array, Array]:
     """Labels, scores and time blocks of the labelled rows outside of the version's training, float [n] and int [n]."""
-    version, data = work.version, job.config.data
-    own = job.with_code(version.package.code)
-    holdout = Holdout.of(own, load_split(own, version.split))
-    parts = [(holdout.labels, scorer(own, version.package).score(holdout.features(version.package)), holdout.blocks)]
+    package, data = work.package, job.config.data
+    own = job.with_code(package.code)
+    holdout = Holdout.of(own, load_split(own, work.split))
+    parts = [(holdout.labels, scorer(own, package).score(holdout.features(package)), holdout.blocks)]
     width = parse_duration(job.config.evaluation.block)
     for one in work.basis:
         told = snapshot.read(job, one.data, [data.key, LABEL]).to_pandas()

@@ -51,7 +51,8 @@ def estimate_work(job: Job, records: Sequence[Record], version: ModelVersion, pr
     mine = [miss for number, miss in judged if number == version.version]
     return EstimateWork(
         predictions=predictions,
-        version=version,
+        package=version.package,
+        split=version.split,
         basis=tuple(_basis(job, records, version, predictions.partition)),
         misses=tuple(miss for _, miss in judged[-_REMEMBERED:]),
         contradicted=sum(miss > 1 for miss in mine[-_LOOKED_AT:]),

@@ -173,7 +173,7 @@ def _measured(known: Known) -> tuple[list[Check], dict[str, Any]]:
 
 def _kept(job: Job, findings: QualityFindings) -> Artifact:
     value = findings.model_dump(mode="json")
-    return job.storage.write_json(job.under("monitoring", "quality", f"{digest(value)[:32]}.json"), value)
+    return job.storage.write_json(job.under("evaluations", f"{digest(value)[:32]}.json"), value)
 
 
 def _interval(known: Known) -> tuple[float, float]:

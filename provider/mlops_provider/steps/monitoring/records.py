@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlops_provider.checks import Frozen, Verdict
-from mlops_provider.steps.records import FeatureVersion, ModelVersion, Predictions
+from mlops_provider.steps.records import FeatureVersion, Package, Predictions, SplitRef
 
 
 class Estimate(Frozen):
@@ -41,13 +41,15 @@ class Basis(Frozen):
 class EstimateWork(Frozen):
     """A scored partition whose quality is to be estimated.
 
-    :param version: that scored it; its holdout is the first of what scores are calibrated on, `basis` is the rest.
+    :param package: of the version that scored it; the holdout of its `split` is the first of what scores are calibrated on,
+        `basis` is the rest.
     :param misses: how far earlier estimates of this model were from what came out, in half-widths of their intervals.
     :param contradicted: how many of the version's last two estimates that labels could judge they contradicted.
     """
 
     predictions: Predictions
-    version: ModelVersion
+    package: Package
+    split: SplitRef
     basis: tuple[Basis, ...] = ()
     misses: tuple[float, ...] = ()
     contradicted: int = 0
