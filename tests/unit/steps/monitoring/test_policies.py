@@ -1,0 +1,155 @@
+"""The policies as pure functions: what they weigh, and what they make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlops_provider.sections import Retrain
+from mlops_provider.steps.monitoring.policies import (
+    Champion,
+    Choice,
+    History,
+    Outcome,
+    Window,
+    decide,
+    expected_share,
+    measured_loss,
+)
+
+COSTS = {"training": 20, "deployment": 5, "metric_unit": 1000}
+
+
+def rule(**changes: Any) -> Retrain:
+    return Retrain.model_validate({"policy": "cost_aware", "costs": COSTS, **changes})
+
+
+def history(*values: float | None, shown: float | None = 0.75, **changes: Any) -> History:
+    """A champion that showed .75 on its holdout, and what it showed on the partitions since; the last is the present one."""
+    windows = [Window(partition=f"p{place}", version=1, value=value) for place, value in enumerate(values, start=1)]
+    known: dict[str, Any] = {
+        "partition": windows[-1].partition if windows else "p0",
+        "metric": "auc",
+        "labelled": {f"p{place}": 1000 for place in range(len(values) + 1)},
+        "needed": 1,
+        "champion": Champion(version=1, value=shown),
+        "trained": ("p0",),
+        "windows": tuple(windows[:-1]),
+        "present": windows[-1] if windows else None,
+    }
+    return History(**{**known, **changes})
+
+
+def test_a_loss_that_stays_adds_up_until_it_pays() -> None:
+    """A loss of .02, half of it expected back, is worth 10 a partition: three of them outweigh 25."""
+    assert [decide(rule(), history(*[0.73] * n)).retrain for n in (1, 2, 3)] == [False, False, True]
+
+
+def test_one_bad_partition_weighs_little() -> None:
+    assert not decide(rule(), history(0.76, 0.76, 0.76, 0.71)).retrain
+
+
+def test_what_was_not_lost_cannot_be_won_back() -> None:
+    choice = decide(rule(), history(*[0.76] * 50))
+    assert not choice.retrain
+    assert choice.facts["benefit"] == 0
+
+
+@pytest.mark.parametrize("factor", [2, 10, 100])
+def test_dearer_training_trains_later(factor: int) -> None:
+    def first(costs: dict[str, Any]) -> int:
+        asked = rule(costs=costs, horizon=1000)
+        return next(n for n in range(1, 1000) if decide(asked, history(*[0.73] * n)).retrain)
+
+    assert first({**COSTS, "training": 20 * factor}) > first(COSTS)
+
+
+def test_no_more_partitions_count_than_the_horizon_has() -> None:
+    """Two partitions at 10 each never pay for 25, however long the loss lasts."""
+    assert not any(decide(rule(horizon=2), history(*[0.73] * n)).retrain for n in range(1, 50))
+
+
+def test_a_metric_that_should_be_small_loses_by_growing() -> None:
+    grown = history(0.77, metric="rmse")
+    assert measured_loss(grown) == pytest.approx(0.02)
+    assert measured_loss(history(0.77)) == pytest.approx(-0.02)
+
+
+def test_a_wrong_answer_costs_by_the_row() -> None:
+    """A loss of .02 in accuracy is 20 wrong answers in 1000 rows; half of them back, at 3 each, is 30 against 25."""
+    asked = rule(costs={"training": 20, "deployment": 5, "wrong_answer": 3})
+    assert decide(asked, history(0.73, metric="accuracy")).facts["benefit"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cooldown": 3}, "3 partitions since the last training, the cooldown is 3"),
+        ({"min_partitions": 4}, "3 of 4 newly labelled partitions"),
+        ({"min_rows": 3001}, "3000 of 3001 newly labelled rows"),
+    ],
+)
+def test_what_is_not_enough_is_not_weighed(changes: dict[str, Any], told: str) -> None:
+    bad = history(*[0.5] * 3)
+    choice = decide(rule(**changes), bad)
+    assert decide(rule(), bad).retrain
+    assert not choice.retrain
+    assert told in choice.reason
+
+
+def test_without_predictions_there_is_nothing_to_weigh() -> None:
+    assert "no judged predictions" in decide(rule(), history(0.5, present=None)).reason
+
+
+@pytest.mark.parametrize(
+    "found", [history(0.5, shown=None), history(None), history(0.5, champion=Champion(version=2, value=0.7))]
+)
+def test_a_loss_that_cannot_be_measured_waits_and_says_so(found: History) -> None:
+    choice = decide(rule(), found)
+    assert not choice.retrain
+    assert "no loss is measured" in choice.reason
+
+
+def test_a_champion_that_cannot_score_is_replaced() -> None:
+    gone = Window(partition="p1", missed=True, told="no column a (not scored)")
+    choice = decide(rule(), history(0.75, present=gone))
+    assert choice.retrain
+    assert "no column a" in choice.reason
+
+
+def outcomes(count: int, gain: float, loss: float = 0.02) -> tuple[Outcome, ...]:
+    return tuple(Outcome(partition=f"q{place}", loss=loss, gain=gain) for place in range(count))
+
+
+def test_below_five_outcomes_the_prior_is_used_and_named() -> None:
+    found = history(*[0.73] * 3, outcomes=outcomes(4, 0.0))
+    assert decide(rule(), found).facts["share"] == 0.5
+    assert "the prior, with 4 of 5 outcomes" in decide(rule(), found).reason
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.02, (5 * 1.0 + 0.5) / 6), (0.0, 0.5 / 6), (-0.02, 0.5 / 6)])
+def test_from_five_outcomes_on_the_share_is_learned(gain: float, expected: float) -> None:
+    share, source = expected_share(rule(), history(0.73, outcomes=outcomes(5, gain)))
+    assert share == pytest.approx(expected)
+    assert source == "learned from 5 outcomes of this model"
+
+
+def test_outcomes_without_a_loss_teach_nothing() -> None:
+    assert expected_share(rule(), history(0.73, outcomes=outcomes(9, 0.1, loss=-0.01)))[0] == 0.5
+
+
+def test_refused_candidates_make_it_wait_longer_but_not_for_ever() -> None:
+    asked = rule(horizon=1000)
+    first = [
+        next(n for n in range(1, 1000) if decide(asked, history(*[0.73] * n, outcomes=past)).retrain)
+        for past in (outcomes(5, 0.01), outcomes(5, 0.0))
+    ]
+    assert first == [3, 16]
+
+
+@pytest.mark.parametrize("policy", ["never", "periodic", "threshold", "cost_aware"])
+def test_a_decision_is_a_function_of_what_was_known(policy: str) -> None:
+    asked, found = rule(policy=policy), history(*[0.73] * 3)
+    assert isinstance(decide(asked, found), Choice)
+    assert decide(asked, found) == decide(asked, found)
