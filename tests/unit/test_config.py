@@ -177,13 +177,9 @@ def test_the_tiny_model_is_valid(tmp_path: Path) -> None:
         ("retrain", {"costs": {"training": 1, "metric_unit": float("nan")}}, "retrain.costs.metric_unit", "nan"),
         ("retrain", {"costs": {"training": float("inf"), "metric_unit": 1}}, "retrain.costs.training", "finite"),
         ("retrain", {"cooldown": 6, "horizon": 6}, "retrain", "cooldown (6) must be shorter than horizon (6)"),
-        ("retrain", {"prior": 1.5}, "retrain.prior", "less than or equal to 1"),
-        (
-            "retrain",
-            {"policy": "cost_aware", "prior": 0, "costs": {"training": 1, "metric_unit": 1}},
-            "retrain",
-            "prior 0 expects nothing",
-        ),
+        ("retrain", {"prior": {"share": 1.5}}, "retrain.prior.share", "less than or equal to 1"),
+        ("retrain", {"prior": {"per_partition": -1}}, "retrain.prior.per_partition", "greater than or equal to 0"),
+        ("retrain", {"prior": {"share": 0}}, "retrain.prior", "expect nothing of a new model"),
         (
             "retrain",
             {"costs": {"training": 1, "wrong_answer": 1}},

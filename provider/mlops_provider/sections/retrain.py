@@ -45,6 +45,24 @@ class Costs(Section):
         return loss * (self.metric_unit if self.metric_unit is not None else (self.wrong_answer or 0.0) * rows)
 
 
+class Prior(Section):
+    """What a new model is expected to win back over each partition, until five outcomes of this model have shown it.
+
+    :param share: of the loss that was measured since the champion came into service.
+    :param per_partition: for each partition that was labelled since the last training, in units of the primary metric; what
+        `mlops backtest` tells of an earlier span.
+    """
+
+    share: Share = 0.5
+    per_partition: Amount = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> Prior:
+        if not (self.share or self.per_partition):
+            raise ValueError("share 0 and per_partition 0 expect nothing of a new model: it would never be trained")
+        return self
+
+
 class Retrain(Section):
     """When the loops train.
 
@@ -54,7 +72,6 @@ class Retrain(Section):
 
     :param cooldown: partitions after one that was trained on, on which `cost_aware` does not train again.
     :param horizon: a new model is expected to pay for as many partitions as the champion was judged on, at most for these.
-    :param prior: share of the measured loss that a new model is expected to win back, until five outcomes have shown it.
     :param min_partitions: newly labelled ones since the last training that `cost_aware` asks for; `min_rows` labelled rows.
     """
 
@@ -65,7 +82,7 @@ class Retrain(Section):
     costs: Costs | None = None
     cooldown: Partitions = 0
     horizon: int = Field(12, ge=1, le=100_000)
-    prior: Share = 0.5
+    prior: Prior = Prior()
     min_partitions: int = Field(1, ge=1, le=100_000)
     min_rows: int = Field(0, ge=0)
 
@@ -75,10 +92,6 @@ class Retrain(Section):
             raise ValueError(f"violations ({self.violations}) cannot exceed windows ({self.windows})")
         if self.policy == "cost_aware" and self.costs is None:
             raise ValueError("policy cost_aware needs costs: what training, deployment and a loss of quality cost")
-        if self.policy == "cost_aware" and self.prior == 0:
-            raise ValueError(
-                "prior 0 expects nothing of a new model: cost_aware would never train, policy never says so"
-            )
         if self.cooldown >= self.horizon:
             raise ValueError(
                 f"cooldown ({self.cooldown}) must be shorter than horizon ({self.horizon}): a new model would have to pay "

@@ -111,6 +111,9 @@ class _Past:
         self.champion: Champion | None = None
         self._shown: dict[int | None, float | None] = {}
         self._losses: dict[str, float] = {}
+        self._fresh: dict[str, int] = {}
+        self._labelled = sorted(accepted(job, records))
+        self._trained = ""
         self._outcomes: dict[int | None, Outcome] = {}
         self._drills = {r.version for r in records if r.kind == "candidate" and r.facts["version"].get("drill")}
         for record in records:
@@ -145,6 +148,9 @@ class _Past:
         )
         if (loss := measured_loss(known)) is not None:
             self._losses[record.partition] = loss
+        self._fresh[record.partition] = sum(self._trained < name <= record.partition for name in self._labelled)
+        if record.outcome == "train":
+            self._trained = max(self._trained, record.partition)
 
     def _came_out(self, record: Record) -> None:
         """Takes note of what the gate saw of a candidate; one that was not compared says nothing of what training is worth."""
@@ -157,4 +163,6 @@ class _Past:
         if evaluation.interval is None or loss is None:
             return
         gain = evaluation.interval.gain if record.kind == "promotion" else 0.0
-        self._outcomes[record.version] = Outcome(partition=record.partition, loss=loss, gain=gain)
+        self._outcomes[record.version] = Outcome(
+            partition=record.partition, loss=loss, fresh=self._fresh[record.partition], gain=gain
+        )

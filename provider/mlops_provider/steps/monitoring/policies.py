@@ -10,6 +10,7 @@ learning model", ICML 2025) decide from few examples, by a forecast of performan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mlops_provider.checks import Frozen
@@ -17,6 +18,7 @@ from mlops_provider.sections import Retrain
 from mlops_provider.sections.objectives import larger_is_better
 
 ENOUGH = 5  # outcomes of a model's own from which on they are believed
+_NEWEST = 10  # of them that count: what training is worth changes
 
 
 class Window(Frozen):
@@ -43,11 +45,13 @@ class Outcome(Frozen):
     """What came of an earlier decision to train, after its candidate was compared with the champion.
 
     :param loss: that was measured when it was decided, see `measured_loss`.
+    :param fresh: partitions that had been labelled since the training before it.
     :param gain: in the primary metric, positive is better, as the gate saw it; 0 if the candidate was refused.
     """
 
     partition: str
     loss: float
+    fresh: int
     gain: float
 
 
@@ -133,8 +137,7 @@ def _threshold(rule: Retrain, history: History) -> Choice:
 def _cost_aware(rule: Retrain, history: History) -> Choice:
     """Trains if the expected gain, over the partitions that it is expected to last, costs more than to train and deploy.
 
-    The gain of a partition is a share of the mean loss that was measured since the champion came into service. A new model is
-    expected to last as long as this one has, at most `horizon` partitions: so one bad partition weighs little,
+    A new model is expected to last as long as this one has, at most `horizon` partitions: so one bad partition weighs little,
     and a loss that stays adds up, as in the cumulative variant of Cara.
     """
     if hindrance := _hindered(rule, history):
@@ -151,23 +154,16 @@ def _cost_aware(rule: Retrain, history: History) -> Choice:
             f"{history.metric} of the champion is not known on its holdout and on what it scored: no loss is measured"
         )
         return Choice(retrain=False, reason=f"policy cost_aware: {told}")
-    share, source = expected_share(rule, history)
+    expected = expect(rule, history, loss)
     lasts = min(len(values), rule.horizon)
     rows = sum(history.labelled.values()) / len(history.labelled)
-    benefit = costs.of_loss(share * max(loss, 0.0), rows) * lasts
+    benefit = costs.of_loss(expected.gain, rows) * lasts
     reason = (
-        f"policy cost_aware: {history.metric} lost {loss:.4g} in the mean of {len(values)} partitions, {share:.0%} of it is "
-        f"expected back ({source}), worth {benefit:.4g} over {lasts} partitions; training and deployment cost "
+        f"policy cost_aware: {history.metric} lost {loss:.4g} in the mean of {len(values)} partitions; {expected.gain:.4g} is "
+        f"expected back ({expected.source}), worth {benefit:.4g} over {lasts} partitions; training and deployment cost "
         f"{costs.retraining:g}"
     )
-    facts = {
-        "loss": loss,
-        "share": share,
-        "source": source,
-        "lasts": lasts,
-        "benefit": benefit,
-        "cost": costs.retraining,
-    }
+    facts = {"loss": loss, **expected.model_dump(), "lasts": lasts, "benefit": benefit, "cost": costs.retraining}
     return Choice(retrain=benefit > costs.retraining, reason=reason, facts=facts)
 
 
@@ -202,18 +198,52 @@ def measured_loss(history: History) -> float | None:
     return sign * (history.champion.value - sum(values) / len(values))
 
 
-def expected_share(rule: Retrain, history: History) -> tuple[float, str]:
-    """The share of a measured loss that a new model is expected to win back, and where that comes from.
+class Expected(Frozen):
+    """What a new model is expected to win back over a partition, in units of the primary metric.
 
-    From five outcomes on it is what they won back of their losses together; the prior counts as one more of their mean
-    size, so that a run of refused candidates does not end all training.
+    :param share: of the measured loss; `per_partition` for each partition that was labelled since the last training.
+    :param source: where the two come from.
     """
-    known = [outcome for outcome in history.outcomes if outcome.loss > 0]
-    if len(known) < ENOUGH:
-        return rule.prior, f"the prior, with {len(known)} of {ENOUGH} outcomes of this model"
-    won, lost = sum(outcome.gain for outcome in known), sum(outcome.loss for outcome in known)
-    share = (len(known) * max(won / lost, 0.0) + rule.prior) / (len(known) + 1)
-    return share, f"learned from {len(known)} outcomes of this model"
+
+    gain: float
+    share: float
+    per_partition: float
+    source: str
+
+
+def expect(rule: Retrain, history: History, loss: float) -> Expected:
+    """Learned from the newest ten outcomes, once there are five; the prior until then.
+
+    By least squares, gain = share x loss + per_partition x fresh, neither below 0. The prior counts as one more outcome of
+    their mean size: two numbers cannot be told from five outcomes alone, and a run of refused candidates does not end all
+    training.
+    """
+    known, prior, fresh = history.outcomes[-_NEWEST:], rule.prior, len(history.fresh)
+    share, each = prior.share, prior.per_partition
+    source = f"the prior, with {len(known)} of {ENOUGH} outcomes of this model"
+    if len(known) >= ENOUGH:
+        share, each = _fitted(known, (prior.share, prior.per_partition))
+        source = f"learned from {len(known)} outcomes of this model"
+    return Expected(gain=share * max(loss, 0.0) + each * fresh, share=share, per_partition=each, source=source)
+
+
+def _fitted(outcomes: Sequence[Outcome], prior: tuple[float, float]) -> tuple[float, float]:
+    """The two coefficients: a ridge regression towards the prior (Hoerl and Kennard 1970), kept from falling below 0."""
+    rows = [(max(one.loss, 0.0), float(one.fresh), one.gain) for one in outcomes]
+    first, second = (sum(row[place] ** 2 for row in rows) for place in (0, 1))
+    ridge = first / len(rows), second / len(rows)
+    mixed = sum(loss * fresh for loss, fresh, _ in rows)
+    told = [sum(row[place] * row[2] for row in rows) + ridge[place] * prior[place] for place in (0, 1)]
+    first, second = first + ridge[0], second + ridge[1]
+    if not first:
+        return prior[0], max(told[1] / second, 0.0)  # no loss was ever measured: nothing says which share is won back
+    determinant = first * second - mixed**2
+    share, each = (second * told[0] - mixed * told[1]) / determinant, (first * told[1] - mixed * told[0]) / determinant
+    if share < 0 or each < 0:  # the least sum of squares then lies on an edge
+        edges = [(max(told[0] / first, 0.0), 0.0), (0.0, max(told[1] / second, 0.0))]
+        worth = [2 * (told[0] * x + told[1] * y) - first * x**2 - second * y**2 for x, y in edges]
+        return edges[worth.index(max(worth))]
+    return share, each
 
 
 _POLICIES = {"never": _never, "periodic": _periodic, "threshold": _threshold, "cost_aware": _cost_aware}

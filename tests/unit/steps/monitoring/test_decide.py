@@ -224,9 +224,9 @@ def test_the_ledger_tells_what_came_of_earlier_decisions(lapped: World) -> None:
         values = [m.metrics["auc"] for m in looked.values() if m.version == judged.champion_version]
         seen = values[: 1 + [m.partition for m in looked.values()].index(record.partition)]
         gain = judged.interval.gain if record.kind == "promotion" else 0.0
-        expected.append((record.partition, pytest.approx(rival - sum(seen) / len(seen)), pytest.approx(gain)))
+        expected.append((record.partition, 1, pytest.approx(rival - sum(seen) / len(seen)), pytest.approx(gain)))
     assert expected
-    assert [(o.partition, o.loss, o.gain) for o in known.outcomes] == expected
+    assert [(o.partition, o.fresh, o.loss, o.gain) for o in known.outcomes] == expected
     assert known.champion is not None
     assert known.champion.version == lapped.records("promotion")[-1].version
     assert known.champion.value == pytest.approx(champions[known.champion.version].candidate["auc"])  # type: ignore[index]
