@@ -260,3 +260,49 @@ def _row(result: Result) -> str:
 
 def _two(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+class DryRun(Frozen):
+    """A policy on a model's own history, as it would have gone.
+
+    :param quality: mean of the primary metric over the periods that were scored, `never` of the first champion over the same.
+    """
+
+    model: str
+    metric: str
+    rule: Retrain
+    steps: tuple[Step, ...]
+    retrainings: int
+    promotions: int
+    quality: float
+    never: float
+
+
+def dry_run(board: Board, rule: Retrain) -> DryRun:
+    """Replays one policy, told decision by decision."""
+    run = by_rule(board, rule)
+    return DryRun(
+        model=board.config.name,
+        metric=board.metric,
+        rule=rule,
+        steps=tuple(run.steps),
+        retrainings=len(run.trained),
+        promotions=run.promotions,
+        quality=run.mean,
+        never=by_schedule(board, ()).mean,
+    )
+
+
+def told(found: DryRun) -> str:
+    """The table for a terminal."""
+    lines = [f"{found.model}: a dry run of policy {found.rule.policy}; nothing was recorded, registered or promoted"]
+    lines.append(f"{'partition':<14}{found.metric:>8}  {'decision':<26}why")
+    for step in found.steps:
+        value = "-" if step.value is None else f"{step.value:.4f}"
+        done = f"train: {step.outcome}" if step.retrain else "wait"
+        lines.append(f"{step.partition:<14}{value:>8}  {done:<26}{step.reason}")
+    lines.append(
+        f"{found.retrainings} trained, {found.promotions} promoted; {found.metric} {found.quality:.4f} in the mean, "
+        f"{found.never:.4f} had the first champion stayed"
+    )
+    return "\n".join(lines)
