@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -47,10 +48,10 @@ def _over_trainings(found: Backtest, side: Side, board: Board) -> str:
     up = plots.ends([value for _, value in (*line, *points)])
     names = [result.policy for result in side.results]
     return plots.marked(
-        f"{found.metric} over trainings; the line is the best in hindsight",
+        f"Mean {found.metric}; line: the best in hindsight",
         line,
         list(zip(names, points, strict=True)),
-        ("candidates trained", f"mean {found.metric}"),
+        ("candidates trained", ""),
         (plots.ends([0.0, float(most)]), up),
     )
 
@@ -70,14 +71,13 @@ def _bars(found: Backtest, side: Side) -> list[str]:
 
 def _sweep(side: Side) -> str:
     """Trainings of cost_aware over what training costs."""
-    points: Sequence[Point] = [(float(place), float(one.retrainings)) for place, one in enumerate(side.sweep)]
+    points: Sequence[Point] = [(math.log2(one.factor), float(one.retrainings)) for one in side.sweep]
     names = [f"x{one.factor:g}" for one in side.sweep]
-    across = plots.ends([0.0, float(len(points) - 1)])
-    up = plots.ends([0.0, *(value for _, value in points)])
+    across, up = plots.ends([price for price, _ in points]), plots.ends([0.0, *(value for _, value in points)])
     return plots.marked(
-        "cost_aware: trainings as training gets dearer",
+        "cost_aware: candidates trained, by price",
         points,
         list(zip(names, points, strict=True)),
-        ("price of training and deployment, by step", "candidates trained"),
+        ("price of training and deployment, doublings", ""),
         (across, up),
     )

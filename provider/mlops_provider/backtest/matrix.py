@@ -6,14 +6,17 @@ a later row. So each is trained and scored once, and any number of schedules is 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlops_provider.backtest import timeline as timelines
 from mlops_provider.backtest.timeline import Cut, Timeline, identity
 from mlops_provider.exceptions import RequestError
 from mlops_provider.partitions import parse_duration
@@ -57,11 +60,12 @@ def folder(job: Job, line: Timeline, cut: Cut | None) -> str:
     """Where a matrix is kept: under the hash of all that it follows from."""
     key = digest([
         source_version("data", "training"),
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in (Path(__file__), Path(timelines.__file__))],
         libraries(),
         job.model.code_hash,
         job.config.sections("data", "features", "training", "evaluation"),
         identity(job, cut),
-        [line.minimum, line.size, line.holdout, "values, judged, resampled"],
+        [line.minimum, line.size, line.holdout],
     ])
     return job.under("backtests", key[:32])
 
@@ -86,7 +90,7 @@ def matrix(line: Timeline, cut: Cut | None = None, *, first: int = 0) -> Matrix:
         if not job.force and job.storage.exists(uri):
             found[last] = dict(np.load(io.BytesIO(job.storage.read(uri)), allow_pickle=False))
             continue
-        found[last] = _measured(line, last)
+        found[last] = measured(line, last)
         _keep(job, uri, found[last])
         made += 1
         left = (time.monotonic() - began) / made * (len(fitted) - number)
@@ -123,7 +127,7 @@ def _assembled(line: Timeline, found: dict[int, dict[str, Array]]) -> Matrix:
     )
 
 
-def _measured(line: Timeline, last: int) -> dict[str, Array]:
+def measured(line: Timeline, last: int) -> dict[str, Array]:
     """A candidate's row of the matrix."""
     scores, settings, count = _scores(line, last), line.job.config.evaluation, len(line)
     found = {f"{kind}_{name}": np.full(count, np.nan) for kind in ("values", "judged") for name in settings.metrics}

@@ -19,6 +19,7 @@ from mlops_provider.steps.monitoring.decide import accepted
 from mlops_provider.steps.records import DataWork, FeatureVersion, Split
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
+from mlops_provider.steps.training.objectives import objective, targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,8 +137,8 @@ def _read(job: Job, version: FeatureVersion) -> Period:
 
 def _period(job: Job, name: str, rows: pd.DataFrame) -> Period:
     data = job.config.data
-    if not rows[LABEL].notna().any():
-        raise DataError(f"{job.config.name} {name}: no row has a label, no model can be judged on it")
+    if problem := objective(job.config).problem(targets(job.config, rows[rows[LABEL].notna()])):
+        raise DataError(f"{job.config.name} {name}: no model can be judged on it: {problem}")
     times = rows[data.event_time]
     ordered = rows.sort_values([data.key, data.event_time], ignore_index=True)
     return Period(name, ordered, times.min().to_pydatetime(), times.max().to_pydatetime())

@@ -16,7 +16,7 @@ from mlops_provider.backtest import timeline as timelines
 from mlops_provider.backtest.matrix import matrix
 from mlops_provider.backtest.replay import Board
 from mlops_provider.backtest.timeline import timeline
-from mlops_provider.exceptions import RequestError
+from mlops_provider.exceptions import DataError, RequestError
 from mlops_provider.steps.records import FeatureVersion, Judged
 from tests.support.tiny import DAYS, World
 
@@ -39,7 +39,7 @@ def test_the_gate_of_a_replay_finds_what_the_gate_of_the_loops_found(lapped: Wor
 def test_what_was_trained_once_is_not_trained_again(lapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
     line = timeline(lapped.job(), lag=1)
     first = matrix(line)
-    monkeypatch.setattr(matrices, "_measured", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(matrices, "measured", lambda *_: pytest.fail("trained again"))
     again = matrix(timeline(lapped.job(), lag=1))
     assert np.array_equal(first.values["auc"], again.values["auc"], equal_nan=True)
     other = lapped.configure(training={"seed": 8})
@@ -81,7 +81,11 @@ def test_months_are_cut_into_whole_weeks(lapped: World, monkeypatch: pytest.Monk
     data = job.config.data.model_copy(update={"partition": "monthly"})
     job.model.config = job.config.model_copy(update={"data": data})
     times = pd.date_range("2024-01-01", "2024-03-01", freq="h", tz="UTC", inclusive="left")
-    rows = pd.DataFrame({"id": [f"{n:05d}" for n in range(len(times))], "at": times, "label": 1.0})
+    rows = pd.DataFrame({
+        "id": [f"{n:05d}" for n in range(len(times))],
+        "at": times,
+        "label": np.arange(len(times)) % 2.0,
+    })
     months = {name: rows[times.strftime("%Y-%m") == name] for name in ("2024-01", "2024-02")}
     monkeypatch.setattr(timelines, "_read", lambda job, v: timelines._period(job, v.partition, months[v.partition]))
     known = {
@@ -100,6 +104,18 @@ def test_months_are_cut_into_whole_weeks(lapped: World, monkeypatch: pytest.Monk
     assert [period.name for period in periods] == [f"2024-W{n:02d}" for n in range(1, 9)]
     assert {len(period.rows) for period in periods} == {7 * 24}
     assert all(period.first.weekday() == 0 and period.last.weekday() == 6 for period in periods)
+
+
+def test_a_period_that_tells_nothing_apart_is_named(lapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = timelines.snapshot.read
+    same = {
+        DAYS[3]: lambda table: table.set_column(table.schema.get_field_index("label"), "label", [[1.0] * len(table)])
+    }
+    monkeypatch.setattr(timelines.snapshot, "read", lambda job, v: same.get(v.partition, lambda t: t)(read(job, v)))
+    with pytest.raises(
+        DataError, match=f"tiny {DAYS[3]}: no model can be judged on it: the label is 1 in all 1200 rows"
+    ):
+        timeline(lapped.job(), lag=1)
 
 
 # the commands

@@ -150,16 +150,17 @@ def marked(
     axes: tuple[str, str],
     sides: tuple[Point, Point],
 ) -> str:
-    """Points joined by a line, and others with a name, between the ends of two axes.
+    """Points joined by a line, and others with a name, in turn below and above them, between the ends of two axes.
 
     :param sides: the ends of the axis across, and of the one up.
     """
     at = _places(*sides)
     drawn = [f'<polyline class="curve" points="{" ".join("{:.1f},{:.1f}".format(*at(p)) for p in points)}"/>']
     middle = (sides[0][0] + sides[0][1]) / 2
-    for name, point in names:
+    for number, (name, point) in enumerate(sorted(names, key=lambda named: named[1])):
         (x, y), left = at(point), point[0] > middle
-        drawn += [_dot((x, y)), _text(x - 7 if left else x + 7, y + 14, name, "name up" if left else "name")]
+        down = -9 if number % 2 else 17
+        drawn += [_dot((x, y)), _text(x - 5 if left else x + 5, y + down, name, "name up" if left else "name")]
     return _square(title, axes, *sides, drawn)
 
 
