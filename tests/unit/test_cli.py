@@ -368,7 +368,7 @@ def test_status_without_a_deployment_says_what_to_set(
     assert (done.status, done.json["error"]) == (2, "ConfigError")
 
 
-@pytest.mark.parametrize("command", ["run", "lap", "status", "validate", "schema"])
+@pytest.mark.parametrize("command", ["run", "lap", "status", "backtest", "replay", "validate", "schema"])
 def test_every_command_has_json(mlops: Terminal, command: str) -> None:
     assert "--json" in mlops(command, "--help").out
 

@@ -263,20 +263,24 @@ class Run:
         self.steps.append(step)
 
 
-def by_rule(board: Board, rule: Retrain) -> Run:
-    """A policy's own decisions."""
-    return _played(board, lambda run, at: policies.decide(rule, run.history(at)), told=True)
+def by_rule(board: Board, rule: Retrain, *, newest: bool = False) -> Run:
+    """A policy's own decisions.
+
+    :param newest: also on the last periods, whose candidates have nothing to score yet.
+    """
+    decisions = range(board.begin + 1, len(board.matrix.names)) if newest else board.decisions
+    return _played(board, decisions, lambda run, at: policies.decide(rule, run.history(at)), told=True)
 
 
 def by_schedule(board: Board, schedule: Iterable[int]) -> Run:
     """Decisions that were fixed beforehand: train on these periods and on no others."""
     chosen = frozenset(schedule)
-    return _played(board, lambda _, at: Choice(retrain=at in chosen, reason="schedule"))
+    return _played(board, board.decisions, lambda _, at: Choice(retrain=at in chosen, reason="schedule"))
 
 
-def _played(board: Board, decide: Callable[[Run, int], Choice], *, told: bool = False) -> Run:
+def _played(board: Board, decisions: range, decide: Callable[[Run, int], Choice], *, told: bool = False) -> Run:
     run = Run(board, [(board.begin, board.first)])
-    for at in board.decisions:
+    for at in decisions:
         run.decided(at, decide(run, at), run.history(at) if told else None)
     return run
 

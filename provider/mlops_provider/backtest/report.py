@@ -222,8 +222,8 @@ def render(found: Backtest) -> str:
     lines = [
         f"{found.model}: {found.decisions} decisions, {found.first_decision} to {found.last_decision}; "
         f"{found.metric} on {found.first_scored} to {found.last_scored}",
-        f"first champion from {found.fitted}; a candidate is judged on {found.holdout} {found.unit}s and scores from the "
-        f"{found.lag}. {found.unit} after its decision",
+        f"first champion from {found.fitted}; a candidate is judged on {_count(found.holdout, found.unit)} and scores from "
+        f"{_count(found.lag, found.unit)} after its decision on",
         f"a {found.unit} of new data was worth {found.per_period:+.4f} {found.metric} in the mean of all candidates",
     ]
     for side in found.sides:
@@ -231,6 +231,10 @@ def render(found: Backtest) -> str:
     if any(result.cost is None for side in found.sides for result in side.results):
         lines += ["", "retrain.costs is not set: cost_aware was not replayed, and nothing tells what a policy costs"]
     return "\n".join(lines)
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _table(side: Side) -> list[str]:
@@ -279,8 +283,8 @@ class DryRun(Frozen):
 
 
 def dry_run(board: Board, rule: Retrain) -> DryRun:
-    """Replays one policy, told decision by decision."""
-    run = by_rule(board, rule)
+    """Replays one policy, told decision by decision, up to the newest partition."""
+    run = by_rule(board, rule, newest=True)
     return DryRun(
         model=board.config.name,
         metric=board.metric,
