@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mlops_provider import __version__, config, report
+from mlops_provider.backtest import command as backtests
 from mlops_provider.deployment import Deployment, from_environment
 from mlops_provider.exceptions import ConfigError, DataError, MlopsError, RequestError
 from mlops_provider.modelcode import pack
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     difference.add_argument("--model", required=True, help="name of the model")
     card = command("scorecard", _scorecard, "tell which of the 28 tests of the ML Test Score a model passes by itself")
     _model_options(card)
+    backtests.add(command, _model_options, _job)
     check = command("validate", _validate, "check every model.yaml; exits 1 if one is bad")
     _place_options(check)
     command("schema", _schema, "print the JSON schema of model.yaml, for editors")

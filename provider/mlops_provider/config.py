@@ -153,6 +153,16 @@ class ModelConfig(Section):
             raise ValueError(f"evaluation.importance.costs: {', '.join(unknown)}: not among features.columns")
         return self
 
+    @model_validator(mode="after")
+    def _priced(self) -> ModelConfig:
+        """What a loss costs is told in what the primary metric counts."""
+        costs, metric = self.retrain.costs, self.evaluation.metric
+        if costs and costs.wrong_answer is not None and metric != "accuracy":
+            raise ValueError(
+                f"retrain.costs.wrong_answer: {metric} does not count wrong answers; give metric_unit, or measure accuracy first"
+            )
+        return self
+
     def sections(self, *names: str) -> dict[str, Any]:
         """The named sections as JSON, for fingerprints."""
         return {name: self.model_dump(mode="json")[name] for name in names}

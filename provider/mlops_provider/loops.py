@@ -11,7 +11,7 @@ from typing import Any
 
 from mlops_provider.exceptions import ConfigError, ConflictError, DataError, Refused
 from mlops_provider.steps import plan
-from mlops_provider.steps.monitoring.estimates import estimate_uri, known_estimate
+from mlops_provider.steps.monitoring.estimates import estimate_uri, known
 from mlops_provider.steps.records import DataWork
 from mlops_provider.steps.release.promote import repair
 from mlops_provider.steps.step import Job, Outcome, find
@@ -82,8 +82,8 @@ class Loops:
         measured = None
         if work.quality:
             measured = self._run("quality", work.decide, predictions=work.quality, data=work.data)
-        known = {"drift": known_drift(self.job, work.decide), "estimate": known_estimate(self.job, work.decide)}
-        self._run("decide", work.decide, partition=work.decide, quality=measured, **known)
+        given = {"drift": known_drift(self.job, work.decide), **known(self.job, work.decide)}
+        self._run("decide", work.decide, partition=work.decide, quality=measured, **given)
         return True
 
     def ct(self) -> bool:

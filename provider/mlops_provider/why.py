@@ -13,7 +13,12 @@ from mlops_provider.steps.monitoring import diagnosis
 from mlops_provider.steps.monitoring.diagnosis import Diagnosis
 
 # The settings that a policy goes by; of a policy that is not named here, all are told.
-_SETTINGS: dict[str, tuple[str, ...]] = {"never": (), "periodic": ("every",), "threshold": ("windows", "violations")}
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "never": (),
+    "periodic": ("every",),
+    "threshold": ("windows", "violations"),
+    "cost_aware": ("costs", "cooldown", "horizon", "prior", "min_partitions", "min_rows"),
+}
 _NAMES = 8
 
 
@@ -236,10 +241,20 @@ def _threshold(seen: _Seen, policy: dict[str, Any]) -> str:
     return f"a miss like that of {partition} in {needed} judged partitions"
 
 
+def _cost_aware(seen: _Seen, policy: dict[str, Any]) -> str:
+    weighed = seen.decision.facts.get("weighed")
+    if not weighed:
+        return "the record does not tell more than its reason"
+    expected = f"{weighed['benefit']:.4g} was expected, with {weighed['loss']:.4g} lost"
+    asked = "of no more than" if seen.train else "above"
+    return f"a benefit {asked} {weighed['cost']:g}, which training and deployment cost; {expected}"
+
+
 _RULES: dict[str, Callable[[_Seen, dict[str, Any]], str]] = {
     "never": _never,
     "periodic": _periodic,
     "threshold": _threshold,
+    "cost_aware": _cost_aware,
 }
 
 
@@ -264,8 +279,14 @@ _DECIDED = {"train": "to train a candidate", "wait": "to train nothing"}
 
 def _policy(policy: dict[str, Any]) -> str:
     names = _SETTINGS.get(policy["policy"], tuple(name for name in policy if name != "policy"))
-    settings = ", ".join(f"{name} {policy[name]}" for name in names)
+    settings = ", ".join(_setting(name, policy[name]) for name in names if policy.get(name) is not None)
     return f"{policy['policy']} ({settings})" if settings else str(policy["policy"])
+
+
+def _setting(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{name} {', '.join(f'{key} {one:g}' for key, one in value.items() if one is not None)}"
+    return f"{name} {value}"
 
 
 def _quality_told(found: Why) -> str:

@@ -402,7 +402,9 @@ def test_stats_refuses_a_date_that_is_none(mlops: Terminal, at_home: World, sinc
     assert words in done.err
 
 
-@pytest.mark.parametrize("command", ["run", "lap", "status", "why", "stats", "validate", "schema"])
+@pytest.mark.parametrize(
+    "command", ["run", "lap", "status", "why", "stats", "backtest", "replay", "validate", "schema"]
+)
 def test_every_command_has_json(mlops: Terminal, command: str) -> None:
     assert "--json" in mlops(command, "--help").out
 

@@ -11,6 +11,13 @@ from mlops_provider.why import Why, render, why
 from tests.support.book import PERIODIC, Book, drifted, measured
 
 THRESHOLD = {**PERIODIC, "policy": "threshold"}
+COST_AWARE = {
+    "policy": "cost_aware",
+    "costs": {"training": 20.0, "deployment": 5.0, "metric_unit": None},
+    "cooldown": 2,
+    "prior": None,
+}
+WEIGHED = {"loss": 0.02, "benefit": 10.0, "cost": 25.0}
 
 
 @pytest.fixture
@@ -79,6 +86,7 @@ def test_the_policy_is_told_with_the_settings_that_it_goes_by(book: Book) -> Non
         (THRESHOLD, "The policy was threshold (windows 3, violations 2)."),
         ({**PERIODIC, "policy": "never"}, "The policy was never."),
         ({"policy": "new", "cost": 3}, "The policy was new (cost 3)."),
+        (COST_AWARE, "The policy was cost_aware (costs training 20, deployment 5, cooldown 2)."),
     ]
     for policy, words in policies:
         book.decide("p2", policy=policy)
@@ -164,6 +172,13 @@ def test_what_a_person_had_trained_although_it_said_wait_is_told(book: Book) -> 
         ),
         ("train", {"policy": THRESHOLD, "unscored": "broken"}, "within its thresholds (scoring, which failed)"),
         ("wait", {"policy": {"policy": "new"}}, "the record does not tell more"),
+        ("wait", {"policy": COST_AWARE}, "the record does not tell more"),
+        (
+            "wait",
+            {"policy": COST_AWARE, "weighed": WEIGHED},
+            "a benefit above 25, which training and",
+        ),
+        ("train", {"policy": COST_AWARE, "weighed": {**WEIGHED, "benefit": 30.0}}, "a benefit of no more than 25"),
     ],
 )
 def test_what_would_have_turned_the_decision(book: Book, outcome: str, facts: dict[str, Any], words: str) -> None:

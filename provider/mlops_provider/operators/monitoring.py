@@ -135,14 +135,14 @@ class RetrainDecisionOperator(StepOperator):
 
     def run(self, context: Context) -> Any:
         from mlops_provider.loops import known_drift
-        from mlops_provider.steps.monitoring.estimates import known_estimate
+        from mlops_provider.steps.monitoring.estimates import known
 
         partition = self.whole(self.work)["decide"]
         if not partition:
             raise AirflowSkipException("no newly labelled partition to decide on")
         job = self.job(context)
-        known = {"drift": known_drift(job, partition), "estimate": known_estimate(job, partition)}
-        arguments = {"partition": partition, "quality": self.measured, **known}
+        given = {"drift": known_drift(job, partition), **known(job, partition)}
+        arguments = {"partition": partition, "quality": self.measured, **given}
         result = self.run_step(context, self.step, arguments)
         self.log.info("%s: %s", "retrain" if result["retrain"] else "wait", result["reason"])
         announce_one(self, context, self.on_train if result["retrain"] else self.on_wait, result)

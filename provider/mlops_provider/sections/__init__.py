@@ -35,9 +35,10 @@ from mlops_provider.sections.loops import Monitoring as Monitoring
 from mlops_provider.sections.loops import Packaging as Packaging
 from mlops_provider.sections.loops import Quality as Quality
 from mlops_provider.sections.loops import Resources as Resources
-from mlops_provider.sections.loops import Retrain as Retrain
 from mlops_provider.sections.loops import Scoring as Scoring
 from mlops_provider.sections.loops import Training as Training
 from mlops_provider.sections.loops import Window as Window
+from mlops_provider.sections.retrain import Costs as Costs
+from mlops_provider.sections.retrain import Retrain as Retrain
 from mlops_provider.sections.tune import Dimension as Dimension
 from mlops_provider.sections.tune import Tune as Tune

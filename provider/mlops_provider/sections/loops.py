@@ -1,4 +1,4 @@
-"""The sections of model.yaml after `data`: features, training, gates, scoring, monitoring, retrain."""
+"""The sections of model.yaml after `data`: features, training, gates, scoring, monitoring; `retrain` has a module of its own."""
 
 from __future__ import annotations
 
@@ -335,23 +335,4 @@ class Monitoring(Section):
             raise ValueError(
                 f"schedule: {self.schedule!r} is no cron expression, expected five fields such as '0 6 * * *'"
             )
-        return self
-
-
-class Retrain(Section):
-    """When the loops train.
-
-    ``never``: only on a person's demand. ``periodic``: after every `every` newly labelled partitions. ``threshold``: when at
-    least `violations` of the last `windows` judged partitions, the newest among them, missed a quality threshold.
-    """
-
-    policy: Literal["never", "periodic", "threshold"] = "threshold"
-    every: int = Field(1, ge=1)
-    windows: int = Field(3, ge=1)
-    violations: int = Field(2, ge=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Retrain:
-        if self.violations > self.windows:
-            raise ValueError(f"violations ({self.violations}) cannot exceed windows ({self.windows})")
         return self

@@ -8,7 +8,7 @@ from typing import Any
 from mlops_provider.ledger import Record
 from mlops_provider.steps.monitoring.records import Basis, Estimated, EstimateWork
 from mlops_provider.steps.records import FeatureVersion, Measured, ModelVersion, Predictions
-from mlops_provider.steps.scoring.predictions import manifest
+from mlops_provider.steps.scoring.predictions import folder, manifest
 from mlops_provider.steps.step import Job
 
 _NEWEST = 12
@@ -25,6 +25,13 @@ def known_estimate(job: Job, partition: str) -> Any:
     """What the quality of a partition was estimated at before its labels came, if it was."""
     uri = estimate_uri(job, partition)
     return job.storage.read_json(uri) if job.storage.exists(uri) else None
+
+
+def known(job: Job, partition: str) -> dict[str, Any]:
+    """What a decision on a partition is told of estimates: that of the partition, and those of later ones, as JSON."""
+    names = [name for name in job.storage.names(folder(job)) if name > partition]
+    later = [found for name in names if (found := known_estimate(job, name))]
+    return {"estimate": known_estimate(job, partition), "later": later}
 
 
 def due(job: Job, records: Sequence[Record], scored: Iterable[str]) -> Iterable[EstimateWork]:

@@ -78,7 +78,7 @@ def _calibration(findings: Findings) -> dict[str, str]:
         return {}
     bins = [(one.score, one.observed) for one in findings.calibration.bins]
     if findings.residuals:
-        low, top = _ends([value for point in bins for value in point])
+        low, top = ends([value for point in bins for value in point])
         line, axes = ((low, low), (top, top)), ("mean score", "mean label")
         return {"calibration": curve("Calibration", bins, axes, line, low=low, top=top, dots=True)}
     tops = _round_up(max(value for point in bins for value in point))
@@ -88,11 +88,11 @@ def _calibration(findings: Findings) -> dict[str, str]:
 
 def _residuals(points: Sequence[Point]) -> str:
     """Label minus score, over the score."""
-    (left, right), (low, top) = (_ends([point[place] for point in points]) for place in (0, 1))
+    (left, right), (low, top) = (ends([point[place] for point in points]) for place in (0, 1))
     return scatter("Residuals", points, ("score", "label minus score"), (left, right), (low, top))
 
 
-def _ends(values: Sequence[float]) -> Point:
+def ends(values: Sequence[float]) -> Point:
     """Ends of an axis that holds the values, with round numbers at each fifth."""
     width = (max(values) - min(values)) or abs(values[0]) or 1.0
     power = 10.0 ** math.floor(math.log10(width / 5))
@@ -141,6 +141,27 @@ def scatter(title: str, points: Sequence[Point], axes: tuple[str, str], across: 
     drawn = [_line(at((across[0], 0.0)), at((across[1], 0.0)), "reference")] if up[0] <= 0 <= up[1] else []
     drawn += [f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in map(at, points)]
     return _square(title, axes, across, up, drawn)
+
+
+def marked(
+    title: str,
+    points: Sequence[Point],
+    names: Sequence[tuple[str, Point]],
+    axes: tuple[str, str],
+    sides: tuple[Point, Point],
+) -> str:
+    """Points joined by a line, and others with a name, in turn below and above them, between the ends of two axes.
+
+    :param sides: the ends of the axis across, and of the one up.
+    """
+    at = _places(*sides)
+    drawn = [f'<polyline class="curve" points="{" ".join("{:.1f},{:.1f}".format(*at(p)) for p in points)}"/>']
+    middle = (sides[0][0] + sides[0][1]) / 2
+    for number, (name, point) in enumerate(sorted(names, key=lambda named: named[1])):
+        (x, y), left = at(point), point[0] > middle
+        down = -9 if number % 2 else 17
+        drawn += [_dot((x, y)), _text(x - 5 if left else x + 5, y + down, name, "name up" if left else "name")]
+    return _square(title, axes, *sides, drawn)
 
 
 def confusion(classes: Sequence[str], rows: Sequence[Sequence[int]]) -> str:

@@ -10,11 +10,13 @@ import pytest
 
 from mlops_provider.checks import Check, Verdict, could_not_run
 from mlops_provider.ledger import Record
-from mlops_provider.steps.monitoring.decide import DecideArguments, accepted, judge
-from mlops_provider.steps.records import Drifted, Measured
+from mlops_provider.steps.monitoring.decide import DecideArguments, accepted, history
+from mlops_provider.steps.monitoring.policies import decide
+from mlops_provider.steps.monitoring.records import Estimate, Estimated
+from mlops_provider.steps.records import Drifted, Judged, Measured
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Artifact
-from tests.support.tiny import DAYS, World, call, write_model
+from tests.support.tiny import DAYS, World, call, train, write_model
 
 GOOD = Check(name="auc", passed=True)
 BAD = Check(name="auc", passed=False)
@@ -79,12 +81,13 @@ def drifted() -> Drifted:
 
 
 def decided(
-    tmp_path: Path, history: History, check: Check | None = None, *, drift: Drifted | None = None, **retrain: Any
+    tmp_path: Path, past: History, check: Check | None = None, *, drift: Drifted | None = None, **retrain: Any
 ) -> tuple[bool, str]:
     write_model(tmp_path, retrain=retrain)
     job = _job(tmp_path)
     arguments = DecideArguments(partition=DAYS[4], drift=drift, quality=measured(check) if check else None)
-    return judge(job, arguments, tuple(history.records))
+    choice = decide(job.config.retrain, history(job, arguments, tuple(past.records)))
+    return choice.retrain, choice.reason
 
 
 def _job(tmp_path: Path) -> Job:
@@ -202,3 +205,86 @@ def test_a_decision_keeps_what_it_stood_on(accepted: World) -> None:
     assert record.facts["drift"]["columns"] == ["a"]
     assert record.facts["quality"]["verdict"]["checks"][0]["passed"] is False
     assert record.facts["policy"]["policy"] == "periodic"
+
+
+def test_the_ledger_tells_what_came_of_earlier_decisions(lapped: World) -> None:
+    """The loss that was measured when it was decided, and the gain that the gate saw; the first model taught nothing."""
+    job = lapped.job()
+    known = history(job, DecideArguments(partition=DAYS[4]), job.ledger.records())
+    champions = {r.version: Judged.model_validate(r.facts["judged"]).evaluation for r in lapped.records("promotion")}
+    looked = {
+        r.partition: Measured.model_validate(r.facts["quality"])
+        for r in lapped.records("retrain")
+        if r.facts["quality"]
+    }
+    expected = []
+    for record in lapped.records("promotion", "refusal")[1:]:
+        judged = Judged.model_validate(record.facts["judged"]).evaluation
+        assert judged.interval is not None
+        rival = champions[judged.champion_version].candidate["auc"]  # type: ignore[index]
+        values = [m.metrics["auc"] for m in looked.values() if m.version == judged.champion_version]
+        seen = values[: 1 + [m.partition for m in looked.values()].index(record.partition)]
+        gain = judged.interval.gain if record.kind == "promotion" else 0.0
+        expected.append((record.partition, 1, pytest.approx(rival - sum(seen) / len(seen)), pytest.approx(gain)))
+    assert expected
+    assert [(o.partition, o.fresh, o.loss, o.gain) for o in known.outcomes] == expected
+    assert known.champion is not None
+    assert known.champion.version == lapped.records("promotion")[-1].version
+    assert known.champion.value == pytest.approx(champions[known.champion.version].candidate["auc"])  # type: ignore[index]
+
+
+def test_a_drill_teaches_nothing_of_what_training_is_worth(champion: World) -> None:
+    job = champion.job()
+    champion.deliver(DAYS[3], what=("inputs",))
+    champion.loops(job).score()
+    champion.deliver(DAYS[3], what=("labels",))
+    champion.loops(job).ci()
+    champion.loops(job).cm()
+    call(job, "gate", version=train(champion, job, DAYS[3], drill="shuffled_labels"))
+    assert champion.records("refusal")
+    assert history(job, DecideArguments(partition=DAYS[3]), job.ledger.records()).outcomes == ()
+
+
+def test_a_cost_aware_decision_keeps_what_it_weighed(scored: World) -> None:
+    scored.deliver(DAYS[3], what=("labels",))
+    scored.loops().ci()
+    job = scored.configure(retrain={"policy": "cost_aware", "costs": {"training": 1, "metric_unit": 1000}})
+    quality = measured(GOOD).model_copy(update={"partition": DAYS[3], "metrics": {"auc": 0.5}})
+    call(job, "decide", partition=DAYS[3], quality=quality)
+    record = scored.records("retrain")[-1]
+    assert record.outcome == "train"
+    assert record.facts["weighed"]["benefit"] > record.facts["weighed"]["cost"] == 1
+    assert "the prior, with 0 of 5 outcomes" in record.reason
+
+
+def test_estimates_that_are_not_trusted_are_not_gone_by(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    job, past = _job(tmp_path), History().data(*DAYS).champion()
+    later = tuple(estimated(day, trusted=day == "2024-02-01") for day in ("2024-02-01", "2024-02-02"))
+    arguments = DecideArguments(partition=DAYS[4], later=later)
+    known = history(job, arguments, tuple(past.records)).estimated
+    assert [(window.partition, window.version, window.value) for window in known] == [("2024-02-01", 1, 0.7)]
+
+
+def estimated(day: str, *, trusted: bool) -> Estimated:
+    return Estimated(
+        partition=day,
+        version=1,
+        metrics={"auc": Estimate(value=0.7)},
+        calibrated_on=(DAYS[2],),
+        rows=1,
+        assumes="",
+        trusted=trusted,
+        verdict=Verdict(subject="estimate", checks=(GOOD,)),
+    )
+
+
+def test_a_decision_is_told_what_later_partitions_are_estimated_at(champion: World) -> None:
+    champion.deliver(*DAYS[3:], what=("inputs",))
+    champion.configure(scoring={"order": "immediate"})
+    champion.loops().drain()
+    champion.deliver(DAYS[3], what=("labels",))
+    champion.loops().drain()
+    record = next(one for one in champion.records("retrain") if one.partition == DAYS[3])
+    assert record.facts["estimate"]["partition"] == DAYS[3]
+    assert [one["partition"] for one in record.facts["later"]] == [DAYS[4]]

@@ -104,7 +104,9 @@ def test_what_a_version_scored_before_is_calibrated_on_once_it_is_judged(lapped:
     for day in DAYS[3:]:
         work = works(lapped.job(), day)
         before = [
-            one for one in DAYS[3:] if one < day and plan.manifest(lapped.job(), one).version == work.predictions.version
+            one
+            for one in DAYS[3:]
+            if one < day and plan.manifest(lapped.job(), one).version == work.predictions.version
         ]
         assert [one.predictions.partition for one in work.basis] == before
 

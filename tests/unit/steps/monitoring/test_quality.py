@@ -156,7 +156,7 @@ def test_a_slice_that_is_proved_to_miss_its_limit_is_told(
 def test_a_slice_that_misses_its_limit_is_no_loss_of_quality_of_the_whole(challenger: World) -> None:
     """A decision to retrain goes by the metrics of all rows."""
     found = measured(challenger, **slice_limit(0.99))
-    assert not decide._missed(challenger.job(), found.verdict)
+    assert not decide._measured(challenger.job(), found).missed
 
 
 def test_calibration_is_measured_and_its_limit_warns(challenger: World) -> None:
