@@ -25,7 +25,8 @@ def _remember(barrier: Barrier) -> None:
 
 def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """The results of a function in several processes that begin at one moment; the first argument is their number."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # each begins with everything imported
+    context.set_forkserver_preload([__name__, "s3fs"])
     barrier = context.Barrier(count)
     with ProcessPoolExecutor(count, mp_context=context, initializer=_remember, initargs=(barrier,)) as pool:
         return [found.result(timeout=60) for found in [pool.submit(function, n, *arguments) for n in range(count)]]

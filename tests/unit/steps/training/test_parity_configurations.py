@@ -107,7 +107,7 @@ def test_every_accepted_parameter_is_tried() -> None:
     assert set(PARAMS) >= ACCEPTED
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(params=configurations(), kind=st.sampled_from(KINDS))
 @example(params={"sigmoid": 0.1, "learning_rate": 2.0, "lambda_l2": 0.0}, kind="plain")
 @example(params={"sigmoid": 5.0, "learning_rate": 2.0}, kind="holed")
