@@ -545,4 +545,14 @@ def test_the_champion_macro_refuses_an_odd_name(house: House, model: Any) -> Non
 def test_all_modules_of_the_package_are_covered_by_the_weight_test() -> None:
     """A new folder beside operators and hooks would have to be added above."""
     rooms = {module.name for module in pkgutil.iter_modules([str(PACKAGE)]) if module.ispkg}
-    assert rooms == {"example_dags", "hooks", "operators", "plugin", "sections", "sensors", "steps", "triggers"}
+    assert rooms == {
+        "backtest",
+        "example_dags",
+        "hooks",
+        "operators",
+        "plugin",
+        "sections",
+        "sensors",
+        "steps",
+        "triggers",
+    }
