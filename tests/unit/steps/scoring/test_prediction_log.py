@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_provider.exceptions import DataError, RequestError
+from mlops_provider.exceptions import DataError, IntegrityError, RequestError
 from mlops_provider.steps import plan
 from mlops_provider.steps.scoring import online_files
 from mlops_provider.steps.scoring.compaction import compact
@@ -20,7 +20,7 @@ from mlops_provider.steps.scoring.online import Appended, append
 from mlops_provider.steps.scoring.prediction_log import read, schema
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.storage import Storage
-from tests.support.tiny import DAYS, Killed, World, call, feed, train, write_model
+from tests.support.tiny import DAYS, Killed, World, call, feed, train
 
 DAY = DAYS[3]
 MADE = dt.datetime(2024, 1, 4, 12, tzinfo=dt.UTC)
@@ -136,7 +136,7 @@ def test_an_append_that_is_repeated_adds_nothing(scored: World) -> None:
     [
         ({"id": [None, "web-1", "web-2"]}, "the key is null"),
         ({"score": [1.5, 0.1, 0.2]}, "score is out of range"),
-        ({"score": [float("nan"), 0.1, 0.2]}, "score is out of range"),
+        ({"score": [None, 0.1, 0.2]}, "score is null"),
         ({"version": [7, 1, 1]}, "version was never registered"),
         ({"variant": ["; rm", "a", "a"]}, "variant is no name"),
         ({"at": pd.to_datetime(["2024-01-02", DAY, DAY], utc=True)}, "version has seen data of that time"),
@@ -196,20 +196,6 @@ def test_no_value_of_a_refused_row_is_in_the_file_of_the_others(scored: World) -
 def test_a_source_must_be_a_name(scored: World) -> None:
     with pytest.raises(RequestError, match="is no name of a source"):
         appended(scored, rows(), source="../x")
-
-
-def test_classes_are_logged_with_the_scores_of_all(tmp_path: Path) -> None:
-    from mlops_provider.config import load
-
-    label = {"positive_above": None, "classes": ["low", "high"]}
-    config = load(write_model(tmp_path, data={"label": label}, training={"objective": "multiclass"}, **_PLAIN))
-    assert schema(config).names[2:5] == ["score", "label", "scores"]
-
-
-_PLAIN: dict[str, Any] = {
-    "gates": {"thresholds": None, "min_gain": 0.02},
-    "monitoring": {"quality": {"thresholds": None, "coverage": 0.9}},
-}
 
 
 # --- compaction ----------------------------------------------------------------------------------------------------
@@ -315,8 +301,6 @@ def test_of_two_that_merge_at_once_one_counts(scored: World, monkeypatch: pytest
 
 
 def test_a_changed_file_is_noticed(scored: World) -> None:
-    from mlops_provider.exceptions import IntegrityError
-
     found = appended(scored, rows())
     Path(found.files[0].uri).write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="has changed"):
