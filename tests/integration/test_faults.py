@@ -67,6 +67,7 @@ def dead_url() -> str:
         ("ct", "knows partition, drill, force"),
         ("cd", "knows version"),
         ("rollback", "knows version, reason"),
+        ("feedback", "knows rows, file"),
     ],
 )
 def test_plan_refuses_a_key_that_the_loop_does_not_know(house: House, loop: str, told: str) -> None:

@@ -90,6 +90,13 @@ def create(storage: Storage, folder: str, table: pa.Table) -> tuple[Artifact, bo
 
 
 def created(storage: Storage, folder: str) -> tuple[Artifact, ...]:
-    """The files that `create` made in a folder, sorted. Their sizes are not looked up; their names vouch for the content."""
-    names = (name for name in storage.names(folder) if re.fullmatch(r"[0-9a-f]{64}\.parquet", name))
-    return tuple(Artifact(uri=join(folder, name), hash=name[:64], size=0) for name in names)
+    """The files that `create` made in a folder, sorted; their names vouch for their content."""
+    fs, path = storage.filesystem(folder)
+    try:
+        found = {
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in fs.ls(path, detail=True)
+        }
+    except FileNotFoundError:
+        return ()
+    names = sorted(name for name in found if re.fullmatch(r"[0-9a-f]{64}\.parquet", name))
+    return tuple(Artifact(uri=join(folder, name), hash=name[:64], size=found[name]) for name in names)
