@@ -11,7 +11,7 @@ def feedback(model: ModelDags) -> DAG:
     """Give one of the Params. What cannot be taken is put aside and counted."""
     with DAG(**model.dag("feedback", rows=rows(), file=file()), schedule=None) as dag:
         plan = PlanOperator(**model.step("plan"), loop="feedback")
-        TakeLabelsOperator(**model.step("take_labels", plan.output), rows=plan.output["rows"], file=plan.output["file"])
+        TakeLabelsOperator(**model.step("take_labels", plan.output), rows=plan.output)
     return dag
 
 

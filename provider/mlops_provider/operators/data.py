@@ -311,7 +311,7 @@ class TakeLabelsOperator(StepOperator):
 
     The task is green although rows were put aside, and fails if none of them was sound.
 
-    :param rows: a list of objects with key and label, perhaps ``known_at`` and ``source``; or where `plan` put it.
+    :param rows: a list of objects with key and label, perhaps ``known_at`` and ``source``; or the result of `plan`, which has both.
     :param file: URI of a parquet or CSV file with such columns.
     """
 
@@ -325,10 +325,8 @@ class TakeLabelsOperator(StepOperator):
 
     def run(self, context: Context) -> Any:
         given = self.whole(self.rows)
-        rows = given["rows"] if isinstance(given, dict) else given
-        outcome = self.outcome(
-            context, self.step, {**self.arguments, "rows": rows, "file": apart(self.file)[0] or None}
-        )
+        asked = given if isinstance(given, dict) else {"rows": given, "file": apart(self.file)[0] or None}
+        outcome = self.outcome(context, self.step, {**self.arguments, **asked})
         found = outcome.result
         for reason, count in found["refused"].items():
             log.warning("%d rows put aside: %s", count, reason)

@@ -52,7 +52,7 @@ class PlanOperator(StepOperator):
         context["ti"].xcom_push(key="code", value=job.model.ref.model_dump(mode="json"))
         self.mend(job)
         if self.loop == "feedback":
-            return {**asked, "rows": asked["rows"] and self.fitted(context, {"rows": asked["rows"]})}
+            return self.fitted(context, asked)
         if self.loop == "rollback":
             return asked
         work = getattr(plan, self.loop)(job, **{k: v for k, v in asked.items() if k in ("partition", "version", "ref")})
