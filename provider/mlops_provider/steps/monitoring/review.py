@@ -117,7 +117,7 @@ def _uncertain(package: Package, scored: pd.DataFrame) -> _Reason:
     """Scores near the cut, or with two classes close to each other. Those of a regression or a ranking say nothing of doubt."""
     rows = len(scored)
     if package.classes:
-        second, first = np.partition(np.stack(scored["scores"].to_numpy()), -2, axis=1)[:, -2:].T
+        second, first = np.partition(_each(scored), -2, axis=1)[:, -2:].T
         return _Reason(
             second - first, np.array([f"the two likeliest classes are {gap:.3g} apart" for gap in first - second])
         )
@@ -129,6 +129,11 @@ def _uncertain(package: Package, scored: pd.DataFrame) -> _Reason:
     )
 
 
+def _each(scored: Any) -> Array:
+    """The scores of all classes, float [n, classes]."""
+    return np.stack(scored["scores"].to_numpy())
+
+
 def _contradicting(package: Package, scored: pd.DataFrame, labels: Any) -> _Reason:
     """Rows whose label has come and lies far from the score: another class, the other side of the cut, or for a number an error of
     at least twice the root mean square of all of them. Ranks are not judged row by row."""
@@ -136,7 +141,7 @@ def _contradicting(package: Package, scored: pd.DataFrame, labels: Any) -> _Reas
         return _none(len(scored))
     told, scores = labels.to_numpy(np.float64), scored["score"].to_numpy()
     if package.classes:
-        each = np.stack(scored["scores"].to_numpy())
+        each = _each(scored)
         place = np.nan_to_num(told).astype(int)
         apart, wrong = 1 - each[np.arange(len(each)), place], each.argmax(axis=1) != place
         names: list[str] = [package.classes[at] for at in place]

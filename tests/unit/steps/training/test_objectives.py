@@ -180,6 +180,23 @@ def test_predictions_say_what_was_decided(lived: World, objective: str) -> None:
         assert not {"label", "rank", "scores"} & set(table.columns)
 
 
+def test_rows_for_review_are_drawn_for_the_reasons_that_the_objective_has(lived: World, objective: str) -> None:
+    job = lived.job()
+    found = manifest(job, DAYS[3])
+    assert found is not None
+    version = next(version for version in lived.versions() if version.version == found.version)
+    labels = job.storage.describe(str(lived.file(DAYS[3], "labels")))
+    drawn = call(job, "sample_for_review", predictions=found, version=version, labels=labels, rows=12)
+    has = {name for name, count in drawn.candidates.items() if count}
+    expected = {"multiclass": {"contradicting", "uncertain"}, "regression": {"contradicting"}, "lambdarank": set()}
+    assert has - {"far"} == expected[objective]
+    frame = pq.read_table(drawn.table.uri).to_pandas().query("reason == 'contradicting'")
+    if objective == "multiclass":
+        assert (frame["label"] != np.array(CLASSES)[frame["label_known"].astype(int)]).all()
+    if objective == "regression":
+        assert (frame["score"] - frame["label_known"]).abs().is_monotonic_decreasing
+
+
 def test_what_is_logged_in_batch_may_be_logged_online(lived: World, objective: str) -> None:
     job = lived.job()
     made = pa.Table.from_batches(read(job, [DAYS[3]]))
