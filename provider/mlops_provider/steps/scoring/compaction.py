@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ log = logging.getLogger("mlops_provider")
 
 # Longer than any reader takes: one that began before a merge still finds the files that it listed.
 GRACE = dt.timedelta(days=1)
+_GROUP = 65_536
 
 
 class Compacted(Frozen):
@@ -76,16 +78,27 @@ def _merged(job: Job, partition: str, known: Compaction, fresh: tuple[Artifact, 
 
 def _written(job: Job, partition: str, files: tuple[Artifact, ...]) -> Artifact:
     """The predictions of these files in one, each once."""
-    seen: set[tuple[Any, ...]] = set()
     rows = 0
     with tempfile.TemporaryDirectory(prefix="mlops-compaction-") as scratch:
         path = Path(scratch, "merged.parquet")
         with pq.ParquetWriter(path, schema(job.config), compression="zstd") as writer:
-            for file in files:
-                for batch in batches(job.storage, file):
-                    found = conformed(job.config, batch, file.uri)
-                    found = found.filter(pa.array(unseen(job, found, seen), pa.bool_()))
-                    writer.write_batch(found)
-                    rows += found.num_rows
+            for table in _groups(job, files):
+                writer.write_table(table)
+                rows += len(table)
         name = f"{file_hash(path)}.parquet"
         return job.storage.upload(path, folder(job, partition, COMPACTED, name), rows=rows)
+
+
+def _groups(job: Job, files: tuple[Artifact, ...]) -> Iterator[pa.Table]:
+    """The rows in pieces that are worth a row group each, however small the files are."""
+    seen: set[tuple[Any, ...]] = set()
+    pending: list[pa.RecordBatch] = []
+    for file in files:
+        for batch in batches(job.storage, file):
+            found = conformed(job.config, batch, file.uri)
+            pending.append(found.filter(pa.array(unseen(job, found, seen), pa.bool_())))
+            if sum(one.num_rows for one in pending) >= _GROUP:
+                yield pa.Table.from_batches(pending)
+                pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)
