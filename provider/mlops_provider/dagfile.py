@@ -18,6 +18,9 @@ from mlops_provider.operators.base import environment, setting
 from mlops_provider.partitions import PATTERNS
 from mlops_provider.sections import REF
 
+# Relative, without hidden names and without a way up.
+_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_=+-]*([./][A-Za-z0-9_=+-]+)*\.(parquet|csv)$"
+
 
 @dataclass(frozen=True)
 class ModelDags:
@@ -107,6 +110,18 @@ def drill() -> Param:
     """Param: a fault made on purpose."""
     about = "Train with a fault made on purpose, to see that the gate refuses the candidate."
     return Param(None, type=["null", "string"], enum=[None, "shuffled_labels"], description=about)
+
+
+def rows() -> Param:
+    """Param: labels or feedback, row by row."""
+    about = "Rows with key and label, perhaps known_at and source; at most 1,000."
+    return Param(None, type=["null", "array"], items={"type": "object"}, maxItems=1_000, description=about)
+
+
+def file() -> Param:
+    """Param: a file under data_root. Who may post feedback may not choose what else a worker can read."""
+    about = "A parquet or CSV file under data_root with such rows."
+    return Param(None, type=["null", "string"], pattern=_FILE, description=about)
 
 
 def _configs(include: str, environment: str) -> list[ModelConfig]:

@@ -67,6 +67,7 @@ def dead_url() -> str:
         ("ct", "knows partition, drill, force"),
         ("cd", "knows version"),
         ("rollback", "knows version, reason"),
+        ("feedback", "knows rows, file"),
     ],
 )
 def test_plan_refuses_a_key_that_the_loop_does_not_know(house: House, loop: str, told: str) -> None:
@@ -112,6 +113,12 @@ def triggered(rest: Any, loop: str, conf: dict[str, Any]) -> Any:
         ("cd", {"version": "one"}, "one"),
         ("cd", {"version": 1.5}, "1.5"),
         ("rollback", {"reason": "x" * 501}, "too long"),
+        ("feedback", {"rows": [{}] * 1001}, "too long"),
+        ("feedback", {"rows": ["x"]}, "object"),
+        ("feedback", {"file": "../secrets.csv"}, "secrets.csv"),
+        ("feedback", {"file": "/etc/hosts.csv"}, "hosts.csv"),
+        ("feedback", {"file": "s3://elsewhere/x.parquet"}, "elsewhere"),
+        ("feedback", {"file": "a/../../x.parquet"}, "x.parquet"),
     ],
 )
 def test_the_rest_api_refuses_a_param_that_does_not_fit(rest: Any, loop: str, conf: dict[str, Any], told: str) -> None:
@@ -128,6 +135,8 @@ def test_the_rest_api_refuses_a_param_that_does_not_fit(rest: Any, loop: str, co
         ("ct", {"partition": None, "drill": None}),
         ("cd", {"version": 3}),
         ("rollback", {"version": None, "reason": "because"}),
+        ("feedback", {"rows": [{"id": "a", "outcome": 1.5}]}),
+        ("feedback", {"file": "feedback/2024-01/day=3/x.v2.parquet"}),
     ],
 )
 def test_the_rest_api_takes_params_that_fit(rest: Any, loop: str, conf: dict[str, Any]) -> None:

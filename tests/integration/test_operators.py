@@ -56,7 +56,7 @@ def test_all_operators_are_looked_at() -> None:
     names = {operator.__name__ for operator in OPERATORS}
     assert {"PlanOperator", "BatchScoreOperator", "RollbackModelOperator", "StepOperator"} <= names
     assert {"CheckoutDataOperator", "SnapshotDataOperator"} <= names
-    assert len(names) == 23
+    assert len(names) == 24
 
 
 @EACH

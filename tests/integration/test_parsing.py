@@ -23,7 +23,7 @@ Houses = Callable[..., House]
 
 DAGS = REPOSITORY / "dags"
 PACKAGE = REPOSITORY / "provider" / "mlops_provider"
-LOOPS = ("cd", "ci", "cm", "ct", "rollback", "score")
+LOOPS = ("cd", "ci", "cm", "ct", "feedback", "rollback", "score")
 HEAVY = {
     "boto3",
     "dvc",
@@ -90,6 +90,10 @@ STRUCTURE: dict[str, dict[str, tuple[set[str], str, set[str]]]] = {
         "plan": (set(), "all_success", set()),
         "rollback": ({"plan"}, "all_success", {"champion", "decision"}),
     },
+    "feedback": {
+        "plan": (set(), "all_success", set()),
+        "take_labels": ({"plan"}, "all_success", set()),
+    },
 }
 WOKEN_BY = {
     "ci": {"labels"},
@@ -98,6 +102,7 @@ WOKEN_BY = {
     "ct": {"retrain"},
     "cd": {"candidate"},
     "rollback": set(),
+    "feedback": set(),
 }
 CLOCK = {**dict.fromkeys(("ci", "score", "ct", "cd"), "52 * * * *"), "cm": "0 6 * * *"}
 PARAMS = {
@@ -107,8 +112,17 @@ PARAMS = {
     "ct": {"partition", "drill", "force"},
     "cd": {"version"},
     "rollback": {"version", "reason"},
+    "feedback": {"rows", "file"},
 }
-MAPPED = {"ci": {"partition"}, "score": {"score"}, "cd": {"candidate"}, "cm": set(), "ct": set(), "rollback": set()}
+MAPPED = {
+    "ci": {"partition"},
+    "score": {"score"},
+    "cd": {"candidate"},
+    "cm": set(),
+    "ct": set(),
+    "rollback": set(),
+    "feedback": set(),
+}
 
 
 def bag_of(include: Path, dag_id: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,11 @@ from mlops_provider.ledger import Draft, Ledger, last
 from mlops_provider.modelcode import pack, unpack
 from mlops_provider.sections import Completeness, Validation
 from mlops_provider.steps import plan, tables
+from mlops_provider.steps.data.label_log import labels_as_of
 from mlops_provider.steps.data.profile import ProfileArguments, profile
+from mlops_provider.steps.scoring import online_files
+from mlops_provider.steps.scoring.compaction import compact
+from mlops_provider.steps.scoring.prediction_log import read, schema
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import Storage
 from tests.integration.servers import Options
@@ -328,3 +333,25 @@ def test_a_dataset_on_s3_that_changed_after_it_was_validated_is_not_versioned(
             with pytest.raises(IntegrityError, match="has changed"):
                 call(job, "snapshot_dataset", dataset=given, **asked)
         job.storage.write(f"{root}/days/two.parquet", content)
+
+
+def test_posted_labels_lie_on_s3_and_are_read_as_of_a_clock(job: Job) -> None:
+    key = f"{DAYS[0]}-00000"
+    given = [{"id": key, "outcome": 1.0}, {"id": "nobody", "outcome": 1.0}]
+    assert [call(job, "take_labels", rows=given).taken for _ in range(2)] == [1, 0]
+    assert call(job, "take_labels", rows=[{"id": key, "outcome": -1.0}]).taken == 1
+    (found,) = labels_as_of(job, DAYS[0]).to_dict("records")
+    assert (found["label"], found["revision"]) == (-1.0, 2)
+
+
+def test_online_predictions_are_merged_on_s3(job: Job) -> None:
+    wanted, now = schema(job.config), dt.datetime(2024, 1, 1, 8, tzinfo=dt.UTC)
+    row = {"id": "a", "at": now, "score": 0.5, "label": True, "version": 1, "scored_at": now, "variant": "b"}
+    for key in ("a", "b"):
+        table = pa.Table.from_pylist([{**row, "id": key}], schema=wanted)
+        tables.create(job.storage, online_files.folder(job, DAYS[0]), table)
+    assert compact(job, DAYS[0]).merged == 2
+    assert compact(job, DAYS[0], grace=dt.timedelta(0)).removed == 2
+    assert len(online_files.live(job, DAYS[0])) == 1
+    (batch,) = read(job, [DAYS[0]])
+    assert sorted(batch.column("id").to_pylist()) == ["a", "b"]

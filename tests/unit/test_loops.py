@@ -116,6 +116,8 @@ _NOT_IN_A_LAP = {
     "tune_trial",
     "snapshot_dataset",
     "validate_dataset",
+    "take_labels",
+    "sample_for_review",
 }
 
 

@@ -1,4 +1,4 @@
-"""CI: test the code, validate, build features, version; and bring a version back."""
+"""CI: test the code, validate, build features, version; bring a version back, and take feedback in."""
 
 from __future__ import annotations
 
@@ -304,6 +304,46 @@ class CheckoutDataOperator(StepOperator):
     def place(self, context: Context) -> Deployment:
         """The deployment, with the credentials that the target needs where it lies elsewhere."""
         return with_access(super().place(context), self.target)
+
+
+class TakeLabelsOperator(StepOperator):
+    """Takes labels and user feedback in: what is sound is kept, the rest is put aside and counted. Give `rows` or `file`.
+
+    The task is green although rows were put aside, and fails if none of them was sound.
+
+    :param rows: a list of objects with key and label, perhaps ``known_at`` and ``source``; or the result of `plan`, which has both.
+    :param file: URI of a parquet or CSV file with such columns.
+    """
+
+    template_fields: Sequence[str] = (*StepOperator.template_fields, "rows", "file")
+    step = "take_labels"
+
+    def __init__(self, *, rows: Any = None, file: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows
+        self.file = file
+
+    def run(self, context: Context) -> Any:
+        given = self.whole(self.rows)
+        asked = given if isinstance(given, dict) else {"rows": given, "file": apart(self.file)[0] or None}
+        outcome = self.outcome(context, self.step, {**self.arguments, **asked})
+        found = outcome.result
+        for reason, count in found["refused"].items():
+            log.warning("%d rows put aside: %s", count, reason)
+        if not found["taken"] and not found["repeated"]:
+            raise DataError(
+                f"none of {found['rows']} rows was taken, they lie in {found['aside']['uri']}: {found['refused']}"
+            )
+        self.announce(context, {name: found[name] for name in ("taken", "repeated", "partitions")})
+        return self.packed(context, outcome)
+
+    def packed(self, context: Context, outcome: Outcome) -> dict[str, Any]:
+        # Named by content: two posts have equal arguments if the second one repeats the first.
+        return self.fitted(context, outcome.result)
+
+    def place(self, context: Context) -> Deployment:
+        """The deployment, with the credentials that the file needs where it lies elsewhere."""
+        return with_access(super().place(context), self.file or None)
 
 
 def _require(verdict: dict[str, Any]) -> None:

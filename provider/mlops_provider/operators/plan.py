@@ -24,6 +24,7 @@ _PARAMS: dict[str, tuple[str, ...]] = {
     "ct": ("partition", "drill", "force"),
     "cd": ("version",),
     "rollback": ("version", "reason"),
+    "feedback": ("rows", "file"),
 }
 
 
@@ -33,7 +34,7 @@ class PlanOperator(StepOperator):
     Returns the work (a list for the loops that map over it) and pushes the code archive as XCom `code`. Skips what follows
     if nothing is due. It also mends what a killed task left half done: the registry's alias follows the ledger.
 
-    :param loop: ci, score, cm, ct, cd or rollback.
+    :param loop: ci, score, cm, ct, cd, rollback or feedback.
     """
 
     template_fields: Sequence[str] = ("model", "loop", "code")
@@ -50,6 +51,8 @@ class PlanOperator(StepOperator):
         job = self.job(context)
         context["ti"].xcom_push(key="code", value=job.model.ref.model_dump(mode="json"))
         self.mend(job)
+        if self.loop == "feedback":
+            return self.fitted(context, asked)
         if self.loop == "rollback":
             return asked
         work = getattr(plan, self.loop)(job, **{k: v for k, v in asked.items() if k in ("partition", "version", "ref")})

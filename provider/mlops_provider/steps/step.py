@@ -47,6 +47,7 @@ STEPS = {
     "refuse_data": "data.snapshot",
     "checkout": "data.checkout",
     "collect_garbage": "data.garbage",
+    "take_labels": "data.take_labels",
     "resolve_code": "data.commits",
     "test_code": "data.code_tests",
     "tune_trial": "training.tune",
@@ -66,6 +67,7 @@ STEPS = {
     "drift": "monitoring.drift",
     "quality": "monitoring.quality",
     "estimate": "monitoring.estimate",
+    "sample_for_review": "monitoring.review",
     "decide": "monitoring.decide",
 }
 

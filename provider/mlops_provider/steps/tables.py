@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,3 +74,29 @@ def write_frame(storage: Storage, folder: str, frame: pd.DataFrame) -> Artifact:
     import pyarrow as pa
 
     return write(storage, folder, pa.Table.from_pandas(frame, preserve_index=False))
+
+
+def create(storage: Storage, folder: str, table: pa.Table) -> tuple[Artifact, bool]:
+    """Creates a parquet file whose name is the sha256 of its content; False if it was there: the same table adds nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    found = hashlib.sha256(content).hexdigest()
+    artifact = Artifact(uri=join(folder, f"{found}.parquet"), hash=found, size=len(content), rows=table.num_rows)
+    return artifact, storage.create(artifact.uri, content)
+
+
+def created(storage: Storage, folder: str) -> tuple[Artifact, ...]:
+    """The files that `create` made in a folder, sorted; their names vouch for their content."""
+    fs, path = storage.filesystem(folder)
+    try:
+        found = {
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in fs.ls(path, detail=True)
+        }
+    except FileNotFoundError:
+        return ()
+    names = sorted(name for name in found if re.fullmatch(r"[0-9a-f]{64}\.parquet", name))
+    return tuple(Artifact(uri=join(folder, name), hash=name[:64], size=found[name]) for name in names)

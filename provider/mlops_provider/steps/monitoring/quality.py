@@ -14,6 +14,7 @@ from mlops_provider.partitions import parse_duration
 from mlops_provider.steps import tables
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.data.rows import GROUP, LABEL
+from mlops_provider.steps.data.rows import labels as given_labels
 from mlops_provider.steps.records import FeatureVersion, Measured, Predictions
 from mlops_provider.steps.release.gate import bounded
 from mlops_provider.steps.release.group_checks import slice_checks
@@ -30,11 +31,14 @@ class QualityArguments(Frozen):
     """The scored partition, and the accepted data with its labels.
 
     :param as_of: the moment that is asked about; now if None. A label that is due later is not looked at.
+    :param labels: file with the labels that count, in place of those that were accepted with the data: what was posted up to a
+        moment, say (`steps.data.label_log.as_delivered`).
     """
 
     predictions: Predictions
     data: FeatureVersion
     as_of: dt.datetime | None = None
+    labels: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,12 @@ def _due(job: Job, arguments: QualityArguments) -> Any:
     """Predictions with their labels, by key, as far as labels are due; a prediction without a label stays."""
     data, now = job.config.data, arguments.as_of or dt.datetime.now(dt.UTC)
     scores = tables.read(job.storage, arguments.predictions.table).to_pandas()
-    labels = snapshot.read(job, arguments.data, [data.key, LABEL]).to_pandas()
     kept = [name for name in (data.key, data.event_time, GROUP, "score", "scores") if name in scores]
-    joined = scores[kept].merge(labels, on=data.key, how="left", validate="one_to_one")
+    if arguments.labels:
+        joined = scores[kept].assign(**{LABEL: given_labels(job, arguments.labels, scores[data.key])})
+    else:
+        labels = snapshot.read(job, arguments.data, [data.key, LABEL]).to_pandas()
+        joined = scores[kept].merge(labels, on=data.key, how="left", validate="one_to_one")
     return joined[joined[data.event_time] + parse_duration(data.label.delay) <= now]
 
 

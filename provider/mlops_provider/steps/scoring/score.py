@@ -16,6 +16,7 @@ from mlops_provider.steps.data.rows import GROUP
 from mlops_provider.steps.data.statistics import applied
 from mlops_provider.steps.records import Package, Predictions, ScoreWork
 from mlops_provider.steps.scoring.decisions import Array, decided
+from mlops_provider.steps.scoring.prediction_log import batch_table
 from mlops_provider.steps.scoring.predictions import committed, folder, unscored
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.step import Job, step
@@ -69,9 +70,9 @@ def refuse_scoring(job: Job, arguments: RefuseScoringArguments) -> Unscored:
 def score(job: Job, arguments: ScoreArguments) -> Predictions:
     """Scores every row of a partition, with features built by the code that the version was trained with.
 
-    Written are key, event time, score, what is decided by it (`scored_columns`), model version and time. The table is named by
-    its content; the manifest that names it is created last and once: a reader never sees half a partition, and a rerun finds
-    it done.
+    Written is what the prediction log has of each row (prediction_log.py), what is decided by the score as `scored_columns` says.
+    The table is named by its content; the manifest that names it is created last and once: a reader never sees half a
+    partition, and a rerun finds it done.
 
     :raises RequestError: if the version has seen the partition.
     """
@@ -121,22 +122,16 @@ def _scored(job: Job, work: ScoreWork) -> Predictions:
     scorer = Scorer.of(version.package, job.storage, threads=job.config.scoring.resources.cpu)
     given = applied(job, version.package.fitted, features[list(version.package.features)])
     scores = scorer.score(given.to_numpy())
-    data, rows = job.config.data, len(scores)
+    data = job.config.data
     columns = scored_columns(version.package, scores, features[GROUP] if data.group else None)
-    table = pa.table({
-        data.key: features[data.key],
-        data.event_time: features[data.event_time],
-        **columns,
-        "model": pa.repeat(version.model, rows).dictionary_encode(),
-        "version": pa.repeat(pa.scalar(version.version, pa.int32()), rows),
-        "scored_at": pa.repeat(pa.scalar(now, pa.timestamp("us", tz="UTC")), rows),
-    })
+    scored = {data.key: features[data.key], data.event_time: features[data.event_time], **columns}
+    table = batch_table(job.config, scored, version=version, inputs=work.inputs, at=now)
     return Predictions(
         partition=work.partition,
         table=tables.write(job.storage, join(folder(job), work.partition), table),
         version=version.version,
         fingerprint=version.fingerprint,
-        rows=rows,
+        rows=table.num_rows,
         positives=int(columns["label"].sum()) if version.package.objective == "binary" else None,
         mean_score=float(columns["score"].mean()),
         inputs=work.inputs,

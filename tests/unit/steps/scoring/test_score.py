@@ -44,7 +44,8 @@ def table(found: Predictions) -> pd.DataFrame:
 def test_every_row_is_scored_and_names_its_version(ready: World) -> None:
     found = scored(ready)
     frame = table(found)
-    assert list(frame.columns) == ["id", "at", "score", "label", "model", "version", "scored_at"]
+    first = ["id", "at", "score", "label", "model", "version", "scored_at"]
+    assert list(frame.columns) == [*first, "variant", "source", "inputs", "row", "features"]
     assert list(frame["id"]) == list(feed.inputs(DAY)["id"])
     assert set(frame["version"]) == {1}
     assert set(frame["model"]) == {"tiny"}

@@ -10,6 +10,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +18,8 @@ from mlops_provider import api, config
 from mlops_provider.exceptions import ConfigError, DataError
 from mlops_provider.steps.data.rows import learnable
 from mlops_provider.steps.records import Evaluation, FeatureVersion, Measured
+from mlops_provider.steps.scoring.online import append
+from mlops_provider.steps.scoring.prediction_log import read, schema
 from mlops_provider.steps.scoring.predictions import manifest
 from mlops_provider.steps.scoring.scorer import Scorer
 from mlops_provider.steps.training import train as train_step
@@ -175,6 +178,45 @@ def test_predictions_say_what_was_decided(lived: World, objective: str) -> None:
         assert (table.groupby("group")["rank"].max() == table.groupby("group").size()).all()
     else:
         assert not {"label", "rank", "scores"} & set(table.columns)
+
+
+def test_rows_for_review_are_drawn_for_the_reasons_that_the_objective_has(lived: World, objective: str) -> None:
+    job = lived.job()
+    found = manifest(job, DAYS[3])
+    assert found is not None
+    version = next(version for version in lived.versions() if version.version == found.version)
+    labels = job.storage.describe(str(lived.file(DAYS[3], "labels")))
+    drawn = call(job, "sample_for_review", predictions=found, version=version, labels=labels, rows=12)
+    has = {name for name, count in drawn.candidates.items() if count}
+    expected = {"multiclass": {"contradicting", "uncertain"}, "regression": {"contradicting"}, "lambdarank": set()}
+    assert has - {"far"} == expected[objective]
+    frame = pq.read_table(drawn.table.uri).to_pandas().query("reason == 'contradicting'")
+    if objective == "multiclass":
+        assert (frame["label"] != np.array(CLASSES)[frame["label_known"].astype(int)]).all()
+    if objective == "regression":
+        assert (frame["score"] - frame["label_known"]).abs().is_monotonic_decreasing
+
+
+def test_what_is_logged_in_batch_may_be_logged_online(lived: World, objective: str) -> None:
+    job = lived.job()
+    made = pa.Table.from_batches(read(job, [DAYS[3]]))
+    assert made.schema == schema(job.config)
+    table = (
+        made.slice(0, 50).drop_columns(["model", "source", "variant"]).append_column("variant", pa.array(["b"] * 50))
+    )
+    assert append(job, table, source="api").taken == 50
+    both = pa.Table.from_batches(read(job, [DAYS[3]]))
+    assert both.slice(len(made)).drop_columns(["source", "variant"]) == made.slice(0, 50).drop_columns([
+        "source",
+        "variant",
+    ])
+    wrong = {
+        "multiclass": ("scores", pa.array([[2.0, 0.0, -1.0]] * 50)),
+        "regression": ("score", pa.array([float("inf")] * 50)),
+        "lambdarank": ("rank", pa.array([0] * 50)),
+    }[objective]
+    odd = table.set_column(table.column_names.index(wrong[0]), *wrong)
+    assert append(job, odd, source="api").taken == 0
 
 
 def test_quality_is_measured_on_what_was_predicted(lived: World) -> None:
