@@ -124,7 +124,7 @@ class Model:
             sys.meta_path.append(_ArchiveFinder(package, self._files))
         try:
             return importlib.import_module(f"{package}.{stem}")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.config.name}: {stem}.py cannot be imported: {told}") from error
 

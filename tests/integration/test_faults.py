@@ -532,6 +532,9 @@ def test_the_hook_gives_the_address_of_the_server(airflow_home: Path, fields: di
         ({"host": "http://ann:s3cret@mlflow"}, "credentials in its host"),
         ({"host": "mlflow", "extra": {"tokn": "s3cret"}}, "has tokn in its extra; known is token"),
         ({"port": 5000}, "names no host"),
+        ({"host": "mlflow", "extra": {"token": "s3cret\n"}}, "is there a space or a line end in it"),
+        ({"host": "mlflow", "extra": {"token": "s3crét"}}, "characters that no header may have"),
+        ({"host": "mlflow", "extra": ["s3cret"]}, "has an extra that is no JSON object"),
     ],
 )
 def test_the_hook_refuses_a_connection_that_it_cannot_use(

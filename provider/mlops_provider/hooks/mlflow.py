@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -41,6 +42,8 @@ class MlflowHook(BaseHook):
         return MlflowAccess(uri=_address(found), **self._credentials(found))
 
     def _credentials(self, found: Any) -> dict[str, str]:
+        if not isinstance(found.extra_dejson, dict):
+            raise self._refused("has an extra that is no JSON object")
         extra = {key: str(value or "") for key, value in found.extra_dejson.items()}
         if unknown := sorted(set(extra) - set(_FIELDS)):
             raise self._refused(f"has {', '.join(unknown)} in its extra; known is {', '.join(_FIELDS)}")
@@ -49,6 +52,10 @@ class MlflowHook(BaseHook):
             raise self._refused("has a token and a login or password: give one or the other")
         if bool(found.login) != bool(found.password):
             raise self._refused("has a login without a password or a password without a login: give both, or a token")
+        if not re.fullmatch(r"[!-~]*", token):
+            raise self._refused(
+                "has a token with characters that no header may have: is there a space or a line end in it?"
+            )
         if "@" in found.host:
             raise self._refused("has credentials in its host: put them into login and password")
         return {"token": token, "username": found.login or "", "password": found.password or ""}

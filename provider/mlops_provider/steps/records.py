@@ -65,11 +65,13 @@ class FeatureVersion(DataVersion):
 
     :param first: earliest event time in the table, UTC; `last` the latest.
     :param labelled: rows with a label.
+    :param maker: hash of the code and settings that made the table (`steps/data/standard.py`); empty in records of old.
     """
 
     labelled: int
     first: dt.datetime
     last: dt.datetime
+    maker: str = ""
 
 
 class Split(Frozen):

@@ -79,7 +79,7 @@ def check_features(
     """
     try:
         checks = list(_checks(build, rows, history, as_of, known_at, made, sample))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         checks = [
             could_not_run("features_function", f"it raised {type(error).__name__}: {error} on a part of the rows")
         ]

@@ -160,7 +160,7 @@ def _made(job: Job, found: Delivered) -> pd.DataFrame:
         made = function(
             found.rows.copy(), {name: table.copy() for name, table in found.history.items()}, found.as_of.copy()
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The model's own code: a fault of it says nothing about the data, which stays due until the code is mended.
         where = f"{job.config.name}: {job.config.features.build}"
         raise ConfigError(f"{where} raised {type(error).__name__}: {error} (on {found.uri})") from error

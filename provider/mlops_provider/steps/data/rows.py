@@ -72,7 +72,14 @@ def labels(job: Job, artifact: Artifact, keys: pd.Series[Any]) -> pd.Series[Any]
         raise DataError(f"{artifact.uri}: {int(values.index.duplicated().sum())} keys have more than one label")
     found = keys.map(values)
     if found.isna().all():
-        raise DataError(f"{artifact.uri}: the label {label.column!r} is null or missing for every row of the partition")
+        types = (
+            f"; its keys are {values.index.dtype}, those of the inputs {keys.dtype}"
+            if values.index.dtype != keys.dtype
+            else ""
+        )
+        raise DataError(
+            f"{artifact.uri}: the label {label.column!r} is null or missing for every row of the partition{types}"
+        )
     return _numbered(job, found, f"{artifact.uri}: the label {label.column!r}", table.schema.field(label.column).type)
 
 

@@ -183,6 +183,7 @@ def _added(job: Job, place: Repository, partition: str, table: Artifact, file: P
         size=stored.pointer.size or 0,
         files=stored.pointer.files,
         uri=place.remote.uri(stored.pointer.md5),
+        maker=maker(job),
         **known,
     )
 

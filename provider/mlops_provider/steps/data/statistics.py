@@ -74,5 +74,5 @@ def _called(job: Job, reference: str, *arguments: Any) -> Any:
         return job.model.function(reference)(*arguments)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{job.config.name}: {reference} raised {type(error).__name__}: {error}") from error

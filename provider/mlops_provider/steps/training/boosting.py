@@ -15,6 +15,7 @@ from mlops_provider.sections.objectives import larger_is_better
 from mlops_provider.steps.step import Job
 from mlops_provider.steps.training import metrics
 from mlops_provider.steps.training.objectives import objective, plain
+from mlops_provider.steps.training.trees import splits
 
 log = logging.getLogger("mlops_provider")
 
@@ -167,8 +168,9 @@ def own(job: Job, features: Any, rows: Rows, validation: tuple[Any, Array] | Non
     }
     function = job.model.function(training.fit)
     try:
-        made = function(features, rows.plain, rows.weights, told)
-    except Exception as error:
+        # Copies: what it changes must not become what drift and packaging take for the training data.
+        made = function(features.copy(), rows.plain.copy(), None if rows.weights is None else rows.weights.copy(), told)
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{job.config.name}: {training.fit} raised {type(error).__name__}: {error}") from error
     return Boosted(_accepted(job, f"{job.config.name}: {training.fit}", made))
 
@@ -204,4 +206,12 @@ def _accepted(job: Job, what: str, made: object) -> str:
         raise ConfigError(f"{what} returned a model of {outputs} scores for a row, expected {wanted_outputs}")
     if not made.num_trees():
         raise ConfigError(f"{what} returned a model without trees")
+    if made.pandas_categorical:
+        raise ConfigError(
+            f"{what} returned a model of pandas categories, which are not stored with it: give LightGBM whole numbers, and name "
+            "the features in features.categorical"
+        )
+    names, known = job.config.features.columns, job.config.features.categorical
+    if strange := sorted({names[one.feature] for one in splits(text) if one.categories} - set(known)):
+        raise ConfigError(f"{what} splits {', '.join(strange)} by category, which features.categorical does not name")
     return text

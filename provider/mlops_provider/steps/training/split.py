@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlops_provider.exceptions import RequestError
+from mlops_provider.steps.data.standard import maker
 from mlops_provider.steps.records import Split, SplitRef
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import digest
@@ -20,6 +22,20 @@ def save_split(job: Job, split: Split) -> SplitRef:
         partitions=len(names),
         until=split.holdout.last,
     )
+
+
+def split_to_fit(job: Job, ref: SplitRef) -> Split:
+    """The split of a reference, verified, for a model that is to be fitted on it.
+
+    :raises RequestError: if other code or settings than those of the job made one of its tables.
+    """
+    found, mine = load_split(job, ref), maker(job)
+    if others := [one.partition for one in (*found.fit, found.holdout) if one.maker not in ("", mine)]:
+        raise RequestError(
+            f"{job.config.name}: other code or settings than these made the features of {', '.join(others)}: {job.config.name}.ci "
+            "makes them anew; take a split that is planned after it"
+        )
+    return found
 
 
 def load_split(job: Job, ref: SplitRef) -> Split:

@@ -18,7 +18,7 @@ from mlops_provider.steps.training.boosting import Boosted, Rows, boosted, own
 from mlops_provider.steps.training.identity import Start, TrainArguments, environment, version_fingerprint
 from mlops_provider.steps.training.objectives import plain, targets
 from mlops_provider.steps.training.parameters import with_params
-from mlops_provider.steps.training.split import load_split
+from mlops_provider.steps.training.split import split_to_fit
 from mlops_provider.steps.training.stream import streamed
 from mlops_provider.storage import Artifact
 
@@ -39,7 +39,7 @@ def train(job: Job, arguments: TrainArguments) -> Trained:
     :raises ConfigError: if a function of the model's own raises, or returns what cannot be used.
     """
     job = with_params(job, arguments.params)
-    split = load_split(job, arguments.split)
+    split = split_to_fit(job, arguments.split)
     return _Training(job, split, arguments).trained()
 
 

@@ -24,7 +24,7 @@ from mlops_provider.steps.step import Job, libraries, step
 from mlops_provider.steps.training import metrics
 from mlops_provider.steps.training.evaluate import compare
 from mlops_provider.steps.training.identity import environment
-from mlops_provider.steps.training.split import load_split
+from mlops_provider.steps.training.split import split_to_fit
 from mlops_provider.steps.training.tune_folds import Fold, accepting_fold, read, search_folds
 from mlops_provider.steps.training.tune_runs import Runs, runs
 from mlops_provider.steps.training.tune_search import best, finished, proposed
@@ -56,7 +56,7 @@ def tune_trial(job: Job, arguments: TrialArguments) -> Trial:
     :raises ConflictError: if a trial of an earlier wave is not done yet.
     :raises Transient: if MLflow cannot be reached.
     """
-    search = Search(job, load_split(job, arguments.split))
+    search = Search(job, split_to_fit(job, arguments.split))
     if not 0 <= arguments.number < search.tune.trials:
         raise ConfigError(
             f"{job.config.name}: there is no trial {arguments.number}: training.tune.trials is {search.tune.trials}"
@@ -73,7 +73,7 @@ def tune(job: Job, arguments: TuneArguments) -> Tuned:
     :raises DataError: if there is nothing to measure trials on.
     :raises Transient: if MLflow cannot be reached.
     """
-    search = Search(job, load_split(job, arguments.split))
+    search = Search(job, split_to_fit(job, arguments.split))
     with runs(job, search.fingerprint) as known:
         trials = [search.trial(known, number) for wave in search.tune.waves for number in wave]
         tuned = _judged(search, trials, known.run_id)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mlops_provider.exceptions import ConfigError, DataError, RequestError
-from mlops_provider.steps import plan
+from mlops_provider.steps import plan, tables
 from mlops_provider.steps.data.features import build
 from mlops_provider.steps.records import Trained
 from mlops_provider.steps.scoring.scorer import Scorer
@@ -200,11 +200,31 @@ def test_the_models_own_fit_gets_what_model_yaml_says(accepted: World) -> None:
             "return lightgbm.train({'objective': 'regression', 'num_threads': 1}, lightgbm.Dataset(features, labels), 2)",
             "returned a model with objective=regression, model.yaml says binary",
         ),
+        ("raise SystemExit(0)", r"train\.py:fit raised SystemExit: 0"),
+        (
+            "features['c'] = features['c'].round().astype('category')\n    "
+            "return lightgbm.train(settings['params'], lightgbm.Dataset(features, labels), 2)",
+            "returned a model of pandas categories, which are not stored with it",
+        ),
+        (
+            "features = features.assign(b=features['b'].round() + 9)\n    return lightgbm.train({**settings['params'], "
+            "'min_data_per_group': 1}, lightgbm.Dataset(features, labels, categorical_feature=['b']), 9)",
+            "splits b by category, which features.categorical does not name",
+        ),
     ],
 )
 def test_a_fit_that_gives_something_else_is_refused(accepted: World, body: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         trained(accepted, own(accepted, body))
+
+
+def test_what_a_fit_changes_is_not_taken_for_the_training_data(accepted: World) -> None:
+    body = TRAINS.replace("return ", "made = ") + "\n    features['a'] = 1e9; labels[:] = 0\n    return made"
+    plain = trained(accepted, accepted.job())
+    found = trained(accepted, own(accepted, body))
+    assert found.model_hash == plain.model_hash
+    storage = accepted.deployment.storage
+    assert tables.frame(storage, found.reference).equals(tables.frame(storage, plain.reference))
 
 
 # Going on from the champion

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_provider.exceptions import ConfigError, DataError, IntegrityError
+from mlops_provider.exceptions import ConfigError, DataError, IntegrityError, RequestError
 from mlops_provider.steps import plan
 from mlops_provider.steps.data import snapshot
 from mlops_provider.steps.records import Split, Trained
@@ -213,3 +213,14 @@ def test_parameters_that_lightgbm_refuses_together_are_a_fault_of_the_configurat
     job = accepted.configure(training={"params": {"is_unbalance": True, "scale_pos_weight": 2.0}})
     with pytest.raises(ConfigError, match=r"model\.yaml: training\.params .*scale_pos_weight.*LightGBM"):
         call(job, "train", split=accepted.split(HOLDOUT, job))
+
+
+def test_tables_that_other_code_made_are_not_trained_on_whoever_asks(accepted: World) -> None:
+    """Planning holds such a training back; a split that was planned before, or that of a version, comes here."""
+    split = accepted.split(DAYS[2])
+    with (accepted.model / "features.py").open("a") as file:
+        file.write("# other\n")
+    with pytest.raises(
+        RequestError, match=rf"other code .* made the features of {DAYS[0]}, .*: tiny\.ci makes them anew"
+    ):
+        call(accepted.job(), "train", split=split)
