@@ -30,9 +30,9 @@ up: install  ## start the demo's services and keep the UI running for a look aro
 clean:  ## wipe what the demo and the tests wrote (the virtual environment stays)
 	rm -rf .demo .mlops .pytest_cache .mypy_cache .ruff_cache
 
+# Side by side: Airflow of the system tests waits much of its time, and the others work then.
 test: lint  ## lint, types and all tests
-	@$(MAKE) --no-print-directory -j2 types suites
-	@$(MAKE) --no-print-directory system
+	@$(MAKE) --no-print-directory -j3 types suites system
 
 lint: install
 	$(BIN)/ruff check .
