@@ -183,7 +183,7 @@ def pack(directory: str | Path, environment: str, storage: Storage, root: str, *
 
 def commits(ref: CodeRef, storage: Storage) -> tuple[str, ...]:
     """The git commits that the archive was packed at, with ``-changed`` where the model's directory held changes that were not
-    committed; those without come first. None if it was not packed from a git repository."""
+    committed; those without come first. Empty if it was not packed from a git repository."""
     folder = f"{ref.uri.removesuffix('.zip')}.commits"
     return tuple(sorted(storage.names(folder), key=lambda name: (name.endswith(_CHANGED), name)))
 

@@ -3,6 +3,8 @@ neither does an acceptance with labels of another meaning, or with features that
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mlops_provider.ledger import Record
 from mlops_provider.steps.step import Job
 from mlops_provider.storage import digest
@@ -30,10 +32,12 @@ def meaning(job: Job) -> str:
     return digest([data.label.column, data.label.positive_above, data.label.classes, data.group, objective])
 
 
+@lru_cache(maxsize=4)  # planning asks once for each partition that was ever accepted
 def maker(job: Job) -> str:
     """Hash of what makes a feature table out of inputs: the features function with the files that it imports, and the settings
     that it follows. Rows that two of them made must never be learned from together."""
-    features, data, files = job.config.features, job.config.sections("data")["data"], job.model.files
+    features, files = job.config.features, job.model.files
+    data = job.config.data.model_dump(mode="json", include=set(_TABLE))
     code = {name: files[name].hex() for name in job.model.imported(features.build)}
     return digest([code, features.build, features.columns, {key: data[key] for key in _TABLE}])
 
